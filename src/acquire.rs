@@ -1,0 +1,199 @@
+//! Acquiring: attempt after attempt, with the right pause between them, until it succeeds or must give up.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::Instrument;
+
+use crate::{
+    armed::Armed,
+    attempt::{Opening, Refusal, Wish, attempt},
+    clock,
+    error::{Error, Result},
+    keeper::Keeper,
+    retry::{Retry, below},
+    waiting::{Holder, Place},
+};
+
+/// How long and how often to try.
+pub(crate) struct Limits {
+    pub(crate) wait_timeout: Option<Duration>,
+    pub(crate) retry: Retry,
+}
+
+/// Takes the lock, waiting for it in the local queue. Dropping the future leaves no lock behind.
+pub(crate) async fn acquire(keeper: &Arc<Keeper>, wish: Wish, limits: Limits) -> Result<Armed> {
+    let mut acquire = Acquire {
+        deadline: limits.wait_timeout.and_then(|wait| Instant::now().checked_add(wait)),
+        began: Instant::now(),
+        keeper,
+        wish,
+        limits,
+        tries: Tries::default(),
+    };
+    acquire.run().await
+}
+
+struct Acquire<'a> {
+    keeper: &'a Arc<Keeper>,
+    wish: Wish,
+    limits: Limits,
+    began: Instant,
+    deadline: Option<Instant>,
+    tries: Tries,
+}
+
+/// What came of the attempts so far.
+#[derive(Default)]
+struct Tries {
+    attempts: u32,
+    /// Rounds in a row in which no majority answered.
+    outages: u32,
+    /// Rounds in a row that took too long.
+    late: u32,
+    /// Rounds in a row in which the contenders took the votes from one another.
+    splits: u32,
+    last: Option<Error>,
+}
+
+impl Acquire<'_> {
+    async fn run(&mut self) -> Result<Armed> {
+        // Who does not wait does not queue, and an owner who may hold the lock must not queue behind those
+        // who wait for it.
+        if self.wish.joins || !self.limits.retry.allows_another(1) {
+            match self.attempt().await {
+                Ok(armed) => return Ok(armed),
+                Err(refusal) => drop(self.pause_after(refusal)?),
+            }
+        }
+        let place = self.keeper.ledger.waiting.stand(&self.wish.key.name);
+        if self.until_deadline(place.is_head()).await.is_some() {
+            self.sit_out(&place).await;
+        }
+        loop {
+            let seen = place.releases();
+            let pause = match self.bounded_attempt().await? {
+                Ok(armed) => {
+                    place.leave_to(Holder { until: armed.claim().ends(), seen });
+                    return Ok(armed);
+                }
+                Err(refusal) => self.pause_after(refusal)?,
+            };
+            let woken = async {
+                tokio::select! {
+                    biased;
+                    () = place.released_since(seen) => {}
+                    () = sleep_until(pause) => {}
+                }
+            };
+            if self.until_deadline(woken).await.is_none() {
+                return Err(self.timed_out());
+            }
+        }
+    }
+
+    /// Waits while the one before in the queue holds the lock: there is no use in asking.
+    async fn sit_out(&self, place: &Place) {
+        let Some(holder) = place.holder() else { return };
+        let look = clock::to_tokio(holder.until).min(Instant::now() + SAFETY_LOOK);
+        let woken = async {
+            tokio::select! {
+                biased;
+                () = place.released_since(holder.seen) => {}
+                () = sleep_until(look) => {}
+            }
+        };
+        self.until_deadline(woken).await;
+    }
+
+    /// Makes an attempt that ends at the deadline, unless it is the first: one is always seen through.
+    async fn bounded_attempt(&mut self) -> Result<Result<Armed, Refusal>> {
+        self.keeper.check_open()?;
+        let Some(deadline) = self.deadline.filter(|_| self.tries.attempts > 0) else {
+            return Ok(self.attempt().await);
+        };
+        match timeout_at(deadline, self.attempt()).await {
+            Ok(outcome) => Ok(outcome),
+            Err(_elapsed) => Err(self.timed_out()),
+        }
+    }
+
+    async fn attempt(&self) -> Result<Armed, Refusal> {
+        let number = self.tries.attempts + 1;
+        // Now and then all at once again, so that a dead client's leftover on the first node blocks nobody.
+        let opening = if number % 3 == 1 { Opening::AllAtOnce } else { Opening::OneFirst };
+        let span = tracing::debug_span!("acquire", key = self.wish.key.name, attempt = number);
+        attempt(self.keeper, &self.wish, opening).instrument(span).await
+    }
+
+    /// Notes why an attempt failed. Returns when to look again, or the error if it was the last attempt.
+    fn pause_after(&mut self, Refusal { error, is_split }: Refusal) -> Result<Instant> {
+        let tries = &mut self.tries;
+        tries.attempts = tries.attempts.saturating_add(1);
+        let is_outage =
+            matches!(&error, Error::Unavailable { reached, needed, .. } if reached < needed);
+        let is_late = matches!(error, Error::ValidityExpired { .. });
+        tries.outages = if is_outage { tries.outages + 1 } else { 0 };
+        tries.late = if is_late { tries.late + 1 } else { 0 };
+        tries.splits = if is_split { tries.splits + 1 } else { 0 };
+        tracing::debug!(key = self.wish.key.name, attempt = tries.attempts, %error, "attempt failed");
+        if matches!(error, Error::Closed | Error::Config { .. }) {
+            return Err(error);
+        }
+        let attempts = tries.attempts;
+        if !self.limits.retry.allows_another(attempts) {
+            let key = self.wish.key.name.clone();
+            return Err(Error::RetriesExhausted { key, attempts, source: Box::new(error) });
+        }
+        if tries.outages.max(tries.late) >= self.keeper.settings.outage_retries.max(1) {
+            return Err(error);
+        }
+        let free_in = match error {
+            Error::AlreadyHeld { retry_after, .. } => retry_after,
+            _ => None,
+        };
+        tries.last = Some(error);
+        Ok(Instant::now() + self.pause(free_in))
+    }
+
+    fn pause(&self, free_in: Option<Duration>) -> Duration {
+        let retry = &self.limits.retry;
+        let delay = retry.delay(self.tries.attempts);
+        if self.tries.splits > 0 && !retry.is_limited() {
+            // Full jitter, from about two round trips on, growing.
+            let most = FIRST_SPLIT.saturating_mul(2_u32.saturating_pow(self.tries.splits - 1));
+            return SHORTEST_SPLIT + below(most.min(LONGEST_SPLIT));
+        }
+        let expiry = free_in.map(|free_in| free_in + EXPIRED + below(EXPIRY_JITTER));
+        delay.min(expiry.unwrap_or(delay)).min(LONGEST_PAUSE)
+    }
+
+    /// Awaits `event` until the deadline. `None`: the deadline came first.
+    async fn until_deadline<F: Future>(&self, event: F) -> Option<F::Output> {
+        match self.deadline {
+            Some(deadline) => timeout_at(deadline, event).await.ok(),
+            None => Some(event.await),
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "a deadline ends no acquire before its first attempt")]
+    fn timed_out(&mut self) -> Error {
+        Error::WaitTimeout {
+            key: self.wish.key.name.clone(),
+            attempts: self.tries.attempts,
+            waited: self.began.elapsed(),
+            source: Box::new(self.tries.last.take().expect("an attempt was made and failed")),
+        }
+    }
+}
+
+/// How long to trust that nothing has happened unheard.
+const SAFETY_LOOK: Duration = Duration::from_secs(2);
+/// Redis counts in whole milliseconds.
+const EXPIRED: Duration = Duration::from_millis(1);
+const EXPIRY_JITTER: Duration = Duration::from_millis(5);
+const SHORTEST_SPLIT: Duration = Duration::from_millis(1);
+const FIRST_SPLIT: Duration = Duration::from_millis(2);
+const LONGEST_SPLIT: Duration = Duration::from_millis(100);
+/// A timer set for later than this would overflow; nobody waits so long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);

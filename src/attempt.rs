@@ -1,0 +1,351 @@
+//! One attempt: asks the nodes for the lock, has them agree on a fencing token, and holds what a majority gave.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::{
+    armed::Armed,
+    claim::{Claim, Offer, Renewal, Undo},
+    clock,
+    error::{Error, NodeError, Result},
+    fencing::{Choice, Report, choose},
+    keeper::{Keeper, Ledger},
+    key::Key,
+    node::{Answer, Command, Touch},
+    round::{Reply, Round},
+    token::OwnerToken,
+};
+
+/// What is to be locked, and how.
+pub(crate) struct Wish {
+    pub(crate) key: Arc<Key>,
+    pub(crate) ttl: Duration,
+    /// The owner token that the caller chose.
+    pub(crate) owner: Option<OwnerToken>,
+    /// Whether a lock that the owner holds already will do.
+    pub(crate) joins: bool,
+    pub(crate) renewal: Option<Renewal>,
+}
+
+/// How an attempt begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// All nodes are asked at once: one round trip if nobody else is at it.
+    AllAtOnce,
+    /// The key's first node is asked, and the others only after its yes: whoever is refused there has torn
+    /// nobody's votes apart and has nothing to clean up.
+    OneFirst,
+}
+
+/// Why an attempt failed, and what it says of the next.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) error: Error,
+    /// The contenders took the votes from one another, and will all give them back.
+    pub(crate) is_split: bool,
+}
+
+/// Makes one attempt. Dropping the future at any moment leaves no lock behind.
+pub(crate) async fn attempt(
+    keeper: &Arc<Keeper>,
+    wish: &Wish,
+    opening: Opening,
+) -> Result<Armed, Refusal> {
+    let proposal = clock::proposal();
+    let undo = match wish.owner {
+        Some(_) => Undo::GrantedSince(proposal),
+        None => Undo::Everything,
+    };
+    let owner = wish.owner.clone().unwrap_or_else(OwnerToken::random);
+    let offer = Offer { undo, renewal: wish.renewal.clone() };
+    let armed = keeper.arm(wish.key.clone(), owner, offer)?;
+    let mut election = Election::new(wish, armed, proposal);
+    election.open(opening).await?;
+    let token = election.agree().await?;
+    if token < proposal {
+        election.join(token).await?;
+    }
+    election.hold(token)
+}
+
+/// The votes of one attempt.
+struct Election<'a> {
+    wish: &'a Wish,
+    armed: Armed,
+    claim: Arc<Claim>,
+    ledger: Arc<Ledger>,
+    quorum: usize,
+    proposal: u64,
+    began: tokio::time::Instant,
+    round: Round<Result<Answer, NodeError>>,
+    asked: Vec<bool>,
+    reports: Vec<Report>,
+    refusals: Vec<Refused>,
+    errors: Vec<NodeError>,
+}
+
+/// A node's refusal.
+struct Refused {
+    expires_in: Option<Duration>,
+    holder: String,
+}
+
+impl<'a> Election<'a> {
+    fn new(wish: &'a Wish, armed: Armed, proposal: u64) -> Self {
+        let (claim, ledger) = (armed.claim().clone(), armed.keeper().ledger.clone());
+        let nodes = ledger.links.len();
+        Self {
+            quorum: armed.keeper().quorum(),
+            wish,
+            armed,
+            claim,
+            ledger,
+            proposal,
+            began: clock::now(),
+            round: Round::new(),
+            asked: vec![false; nodes],
+            reports: vec![Report::Awaited; nodes],
+            refusals: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Asks the nodes, all of them unless the first refuses.
+    async fn open(&mut self, opening: Opening) -> Result<(), Refusal> {
+        self.claim.expect_until(self.wish.ttl);
+        let order = match opening {
+            Opening::AllAtOnce => Vec::new(),
+            Opening::OneFirst => self.ledger.order_of(&self.wish.key),
+        };
+        for node in order {
+            self.ask(node);
+            // A node that is slow may vote with the others.
+            let Ok(Some(reply)) = timeout(CANVASS_PATIENCE, self.round.next()).await else { break };
+            self.note(reply);
+            if !self.refusals.is_empty() {
+                return Err(self.contended());
+            }
+            if self.reports[node].told().is_some() {
+                break;
+            }
+        }
+        let rest: Vec<usize> = (0..self.asked.len()).filter(|&node| !self.asked[node]).collect();
+        rest.into_iter().for_each(|node| self.ask(node));
+        Ok(())
+    }
+
+    fn ask(&mut self, node: usize) {
+        self.asked[node] = true;
+        let acquire = Command::Acquire { ttl: self.wish.ttl, proposal: self.proposal };
+        self.round.push(node, self.ledger.ask(node, &self.claim, acquire));
+    }
+
+    /// Waits until a majority has reported one and the same fencing token: rule F.
+    async fn agree(&mut self) -> Result<u64, Refusal> {
+        loop {
+            match choose(&self.reports, self.quorum) {
+                Choice::Agreed(token) if self.are_connected() => return Ok(token),
+                Choice::Agreed(_) => continue,
+                Choice::Raise { to, nodes } => {
+                    nodes.into_iter().for_each(|node| self.raise(node, to));
+                }
+                Choice::Impossible if self.is_classified() => return Err(self.refused()),
+                Choice::Impossible | Choice::Wait => {}
+            }
+            match self.round.next().await {
+                Some(reply) => self.note(reply),
+                None => return Err(self.refused()),
+            }
+        }
+    }
+
+    /// Whether all connections stand on which nodes have voted; the votes of the others are void, since a node
+    /// may have restarted without memory.
+    fn are_connected(&mut self) -> bool {
+        let void = self.claim.void_cut_off();
+        void.iter().for_each(|&node| self.reports[node] = Report::Out);
+        void.is_empty()
+    }
+
+    fn raise(&mut self, node: usize, to: u64) {
+        let told = self.reports[node].told().unwrap_or_default();
+        self.reports[node] = Report::Raising(told, to);
+        let raise = Command::Touch { ttl: None, token: to, mode: Touch::Keep };
+        self.round.push(node, self.ledger.ask(node, &self.claim, raise));
+    }
+
+    fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
+        let was_raised = self.reports[node] != Report::Awaited;
+        self.reports[node] = Report::Out;
+        let answer = match answer {
+            // A plain acquire of a chosen owner does not share what that owner holds already.
+            Ok(Answer::Ours { expires_in, .. })
+                if !was_raised && !self.wish.joins && self.claim.undo != Undo::Everything =>
+            {
+                let holder = String::from("the same owner");
+                Answer::Refused { expires_in: Some(expires_in), holder }
+            }
+            Ok(answer) => answer,
+            Err(error) => return self.errors.push(error),
+        };
+        let is_ours = self.claim.note(node, sent, self.wish.ttl, &answer);
+        match answer {
+            Answer::Granted { token, .. } | Answer::Ours { token, .. } if is_ours => {
+                self.reports[node] = Report::Told(token);
+            }
+            Answer::Refused { expires_in, holder } => {
+                self.refusals.push(Refused { expires_in, holder });
+            }
+            _ => {
+                let (expires_in, holder) = (Some(Duration::ZERO), String::new());
+                self.refusals.push(Refused { expires_in, holder });
+            }
+        }
+    }
+
+    /// Extends the lock that the owner holds already, if a majority still has it under this fencing token.
+    async fn join(&mut self, token: u64) -> Result<(), Refusal> {
+        let proof = prove(self.armed.keeper(), &self.claim, token, self.wish.ttl).await;
+        proof.map_err(|error| match error {
+            // It ended in between: the next attempt finds it free.
+            Error::NotHeld { key } => {
+                let error = Error::AlreadyHeld { key, retry_after: Some(Duration::ZERO) };
+                Refusal { error, is_split: true }
+            }
+            error => error.into(),
+        })
+    }
+
+    /// Turns the votes into a held lock, if there is something left of them.
+    fn hold(self, token: u64) -> Result<Armed, Refusal> {
+        let (claim, ttl, keeper) = (self.claim, self.wish.ttl, self.armed.keeper());
+        hold(keeper, &claim, token, ttl, self.began)?;
+        if !self.round.is_over() {
+            keeper.finish(see_through(self.round, claim, ttl));
+        }
+        Ok(self.armed)
+    }
+
+    /// Whether the answers still awaited cannot turn contention into an outage or back.
+    fn is_classified(&self) -> bool {
+        let awaited = self.reports.iter().filter(|report| **report == Report::Awaited).count();
+        let needed = self.reports.len() - self.quorum;
+        self.refusals.len() > needed || self.refusals.len() + awaited <= needed
+    }
+
+    /// Why there is no majority: held, if the refusals alone rule it out, else unavailable.
+    fn refused(&mut self) -> Refusal {
+        if self.refusals.len() > self.reports.len() - self.quorum {
+            return self.contended();
+        }
+        let told = self.reports.iter().filter(|report| report.told().is_some()).count();
+        let error = Error::Unavailable {
+            key: self.claim.key().to_owned(),
+            needed: self.quorum,
+            reached: told + self.refusals.len(),
+            nodes: std::mem::take(&mut self.errors),
+        };
+        error.into()
+    }
+
+    fn contended(&self) -> Refusal {
+        let retry_after = self.free_in();
+        let holder = &self.refusals[0].holder;
+        let is_split = self.refusals.iter().any(|refused| refused.holder != *holder)
+            || self.reports.iter().any(|report| report.told().is_some());
+        let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after };
+        Refusal { error, is_split }
+    }
+
+    /// How long until enough of the keys in the way have expired, if their holders do nothing about it.
+    fn free_in(&self) -> Option<Duration> {
+        let unknown = self.reports.len() - self.refusals.len() - self.errors.len();
+        let missing = self.quorum.saturating_sub(unknown).max(1);
+        let mut ends: Vec<_> = self
+            .refusals
+            .iter()
+            .map(|refused| refused.expires_in.unwrap_or(Duration::MAX))
+            .collect();
+        ends.sort_unstable();
+        ends.get(missing - 1).copied().filter(|end| *end < Duration::MAX)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, is_split: false }
+    }
+}
+
+/// Proves that a majority has the claim's owner under this very fencing token, and extends the lock there.
+/// An owner match alone proves nothing: the owner may have lost the lock and taken it anew.
+pub(crate) async fn prove(
+    keeper: &Arc<Keeper>,
+    claim: &Arc<Claim>,
+    token: u64,
+    ttl: Duration,
+) -> Result<()> {
+    let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
+    claim.expect_until(ttl);
+    let mut round = Round::new();
+    for node in 0..ledger.links.len() {
+        let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
+        round.push(node, ledger.ask(node, claim, adopt));
+    }
+    let (mut proven, mut refused, mut errors) = (0, 0, Vec::new());
+    while let Some(Reply { node, sent, answer }) = round.next().await {
+        match answer {
+            Ok(answer @ Answer::Ours { token: found, .. }) if found == token => {
+                claim.note(node, sent, ttl, &answer);
+                proven += 1;
+            }
+            Ok(_) => refused += 1,
+            Err(error) => errors.push(error),
+        }
+        if proven >= quorum {
+            keeper.finish(see_through(round, claim.clone(), ttl));
+            return Ok(());
+        }
+        if refused > ledger.links.len() - quorum {
+            return Err(Error::NotHeld { key: claim.key().to_owned() });
+        }
+    }
+    let (key, reached) = (claim.key().to_owned(), proven + refused);
+    Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors })
+}
+
+/// Makes a held lock of a claim for which a majority has voted, and has it watched.
+pub(crate) fn hold(
+    keeper: &Keeper,
+    claim: &Arc<Claim>,
+    token: u64,
+    ttl: Duration,
+    began: tokio::time::Instant,
+) -> Result<()> {
+    let span = tracing::debug_span!("hold", key = claim.key(), fencing_token = token);
+    if !claim.hold(token, ttl, span) {
+        let (key, elapsed) = (claim.key().to_owned(), clock::now() - began);
+        return Err(Error::ValidityExpired { key, ttl, elapsed });
+    }
+    // Asked once the lock is held: either `close` sees it, or this sees that the manager is closed.
+    keeper.check_open()?;
+    keeper.watch(claim);
+    Ok(())
+}
+
+/// Notes the late answers of a round that is decided.
+pub(crate) async fn see_through(
+    mut round: Round<Result<Answer, NodeError>>,
+    claim: Arc<Claim>,
+    ttl: Duration,
+) {
+    while let Some(Reply { node, sent, answer }) = round.next().await {
+        if let Ok(answer) = answer {
+            claim.note(node, sent, ttl, &answer);
+        }
+    }
+}
+
+/// How long the first node alone may take over its vote.
+const CANVASS_PATIENCE: Duration = Duration::from_millis(20);

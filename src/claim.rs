@@ -1,0 +1,385 @@
+//! A claim: what may be locked where, and until when a majority supports it.
+//!
+//! It exists before the first byte is sent. An acquire, a guard and the keeper share it; whoever learns
+//! something from a node notes it here, and every judgement is made here.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+use tracing::Span;
+
+use crate::{
+    clock,
+    error::{LossReason, NodeError, Result},
+    event::RenewalEvent,
+    node::{Answer, Command, Touch, Trail},
+    release::Release,
+    sync::lock,
+    token::FencingToken,
+    validity::{ClockDrift, quorum, supported_by},
+};
+
+/// Everything known about one attempt to lock, and about the lock it became.
+pub(crate) struct Claim {
+    /// The claim's place in the keeper's ledger.
+    pub(crate) id: u64,
+    pub(crate) trail: Trail,
+    pub(crate) undo: Undo,
+    pub(crate) renewal: Option<Renewal>,
+    quorum: usize,
+    drift: ClockDrift,
+    state: Mutex<State>,
+    /// Notified when the lock is lost or its deadline moves.
+    pub(crate) changed: Notify,
+}
+
+/// What must be undone if the claim never becomes a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Undo {
+    /// Every key with the owner token: it is this claim's alone.
+    Everything,
+    /// What was granted from this proposal on: an earlier lock of the same owner has a lower fencing token.
+    GrantedSince(u64),
+    /// Nothing: the lock is another guard's until it is adopted.
+    Nothing,
+}
+
+/// The wish to be renewed.
+#[derive(Clone)]
+pub(crate) struct Renewal {
+    /// How often; `None`: each third of the TTL.
+    pub(crate) every: Option<Duration>,
+    pub(crate) on_event: Option<Listener>,
+}
+
+/// What is called at each event of a renewed lock.
+pub(crate) type Listener = Arc<dyn Fn(&RenewalEvent) + Send + Sync>;
+
+struct State {
+    votes: Box<[Vote]>,
+    held: Option<Held>,
+    /// No node keeps the key longer than this.
+    ends: Instant,
+    release: Option<Release>,
+    /// The span of the lock's life; closed with it.
+    span: Span,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Vote {
+    /// Until when the node's grant may be relied on.
+    until: Option<Instant>,
+    /// The fencing counter there, as reported while the lock was ours.
+    token: Option<u64>,
+    /// The node said last that the lock there is not ours.
+    refused: Option<Refused>,
+    /// The lock there was the owner's before this claim asked for it.
+    joined: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// There is no key at all.
+    Gone,
+    /// It is another's.
+    Taken,
+}
+
+struct Held {
+    token: u64,
+    ttl: Duration,
+    valid_until: Instant,
+    lost: Option<LossReason>,
+    /// Whether the loss was told to `on_renewal` and the log.
+    loss_told: bool,
+}
+
+impl Claim {
+    pub(crate) fn new(id: u64, trail: Trail, drift: ClockDrift, offer: Offer) -> Self {
+        let nodes = trail.nodes();
+        let state = State {
+            votes: vec![Vote::default(); nodes].into(),
+            held: None,
+            ends: clock::now(),
+            release: None,
+            span: Span::none(),
+        };
+        Self {
+            id,
+            trail,
+            undo: offer.undo,
+            renewal: offer.renewal,
+            quorum: quorum(nodes),
+            drift,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.trail.key.name
+    }
+
+    /// Notes that a command which may give the key `ttl` to live is about to be sent.
+    pub(crate) fn expect_until(&self, ttl: Duration) {
+        let now = clock::now();
+        // What Redis keeps for the TTL by its own clock, which may run slow, is gone by then.
+        let slack = ttl.saturating_sub(self.drift.deadline(now, ttl) - now);
+        let mut state = lock(&self.state);
+        state.ends = state.ends.max(now + ttl + slack);
+    }
+
+    /// Notes what a node said of the lock; `sent` is when it was asked. Returns whether it was a yes.
+    ///
+    /// Late answers are as good as early ones, but nothing revives a lock once lost.
+    pub(crate) fn note(&self, node: usize, sent: Instant, ttl: Duration, answer: &Answer) -> bool {
+        let mut state = lock(&self.state);
+        if state.held.is_some() && state.judge(clock::now()).is_some() {
+            return false;
+        }
+        let yes = match *answer {
+            Answer::Granted { token, expires_in } => Some((token, ttl.min(expires_in))),
+            Answer::Ours { token, expires_in } => {
+                Some((token, expires_in)).filter(|_| self.is_same_lock(&state, node, token))
+            }
+            _ => None,
+        };
+        let is_held = state.held.is_some();
+        let vote = &mut state.votes[node];
+        vote.joined |= matches!(answer, Answer::Ours { .. }) && vote.until.is_none() && !is_held;
+        vote.token = yes.map(|(token, _)| token);
+        vote.refused = match (yes, answer) {
+            (Some(_), _) => None,
+            (None, Answer::Gone) => Some(Refused::Gone),
+            (None, _) => Some(Refused::Taken),
+        };
+        vote.until = match yes {
+            Some((_, lives)) => vote.until.max(Some(self.drift.deadline(sent, lives))),
+            None => None,
+        };
+        let moved = state.recount(self.quorum);
+        drop(state);
+        if moved {
+            self.changed.notify_waiters();
+        }
+        yes.is_some()
+    }
+
+    /// Whether a key with our owner token is the lock that is held. A chosen owner token may have been used
+    /// for another lock since; then the fencing counter there has moved.
+    fn is_same_lock(&self, state: &State, node: usize, token: u64) -> bool {
+        match &state.held {
+            Some(held) if self.undo != Undo::Everything => {
+                token == held.token.max(state.votes[node].token.unwrap_or(0))
+            }
+            _ => true,
+        }
+    }
+
+    /// Takes back the votes of nodes whose connection broke since: they may have restarted without memory.
+    pub(crate) fn void_cut_off(&self) -> Vec<usize> {
+        let mut state = lock(&self.state);
+        let is_void =
+            |&node: &usize| state.votes[node].until.is_some() && self.trail.is_cut_off(node);
+        let void: Vec<usize> = (0..state.votes.len()).filter(is_void).collect();
+        void.iter().for_each(|&node| state.votes[node].until = None);
+        void
+    }
+
+    /// Turns the claim into a held lock, if a majority supports it yet. Returns whether it does.
+    pub(crate) fn hold(&self, token: u64, ttl: Duration, span: Span) -> bool {
+        let mut state = lock(&self.state);
+        let supported = state.supported(self.quorum).filter(|until| *until > clock::now());
+        let Some(valid_until) = supported else { return false };
+        state.held = Some(Held { token, ttl, valid_until, lost: None, loss_told: false });
+        state.span = span;
+        true
+    }
+
+    /// Whether the lock was ever held.
+    pub(crate) fn was_held(&self) -> bool {
+        lock(&self.state).held.is_some()
+    }
+
+    pub(crate) fn fencing_token(&self) -> FencingToken {
+        FencingToken::new(self.held(|held| held.token).unwrap_or_default())
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.held(|held| held.ttl).unwrap_or_default()
+    }
+
+    /// The deadline, on the [clock]'s line.
+    pub(crate) fn valid_until(&self) -> Option<Instant> {
+        self.held(|held| held.valid_until)
+    }
+
+    /// The deadline, or why there is none any more.
+    pub(crate) fn judge(&self) -> Result<Instant, LossReason> {
+        let mut state = lock(&self.state);
+        let lost = state.judge(clock::now());
+        match (lost, &state.held) {
+            (None, Some(held)) => Ok(held.valid_until),
+            (lost, _) => Err(lost.unwrap_or(LossReason::Expired)),
+        }
+    }
+
+    /// Marks the lock as lost, unless it was before.
+    pub(crate) fn lose(&self, reason: LossReason) {
+        let mut state = lock(&self.state);
+        let already = state.judge(clock::now());
+        if let (None, Some(held)) = (already, &mut state.held) {
+            held.lost = Some(reason);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The loss, if there is one that nobody was told yet.
+    pub(crate) fn take_untold_loss(&self) -> Option<LossReason> {
+        let mut state = lock(&self.state);
+        let reason = state.judge(clock::now())?;
+        let held = state.held.as_mut()?;
+        (!std::mem::replace(&mut held.loss_told, true)).then_some(reason)
+    }
+
+    /// Notes the TTL of an extend that a majority confirmed.
+    pub(crate) fn set_ttl(&self, ttl: Duration) {
+        if let Some(held) = &mut lock(&self.state).held {
+            held.ttl = ttl;
+        }
+    }
+
+    /// The command that extends the lock.
+    pub(crate) fn touch(&self, ttl: Duration, mode: Touch) -> Command {
+        self.expect_until(ttl);
+        Command::Touch { ttl: Some(ttl), token: self.fencing_token().get(), mode }
+    }
+
+    /// The nodes from which the key is gone.
+    pub(crate) fn gone_from(&self) -> Vec<usize> {
+        let state = lock(&self.state);
+        let is_gone = |&node: &usize| state.votes[node].refused == Some(Refused::Gone);
+        (0..state.votes.len()).filter(is_gone).collect()
+    }
+
+    /// The span of the lock's life.
+    pub(crate) fn span(&self) -> Span {
+        lock(&self.state).span.clone()
+    }
+
+    /// Ends everything but the release: from here on nothing else is sent.
+    pub(crate) fn withdraw(&self) {
+        self.trail.withdraw();
+        let mut state = lock(&self.state);
+        if state.release.is_none() {
+            let was_held = state.held.is_some();
+            let is_valid = was_held && state.judge(clock::now()).is_none();
+            let may_hold = |node| self.must_release(node, was_held, &state.votes[node]);
+            let asked = (0..state.votes.len()).map(may_hold);
+            state.release = Some(Release::new(asked, is_valid));
+        }
+        state.span = Span::none();
+    }
+
+    /// Whether a node may hold a key that this claim must delete.
+    fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
+        let is_ours = match self.undo {
+            Undo::Everything => true,
+            Undo::GrantedSince(_) => was_held || !vote.joined,
+            Undo::Nothing => was_held,
+        };
+        let is_clear = vote.refused.is_some() && self.trail.is_answered(node);
+        is_ours && !is_clear && self.trail.may_hold(node)
+    }
+
+    /// The command that releases the lock or undoes the attempt. A failed attempt announces nothing, since
+    /// nobody waits for it.
+    pub(crate) fn release_command(&self) -> Command {
+        let announce = self.was_held();
+        let lowest = match self.undo {
+            Undo::GrantedSince(proposal) if !announce => proposal,
+            _ => 0,
+        };
+        Command::Release { announce, lowest }
+    }
+
+    /// No node keeps the key longer than this.
+    pub(crate) fn ends(&self) -> Instant {
+        lock(&self.state).ends
+    }
+
+    /// The nodes that may still hold the key, once the claim is withdrawn.
+    pub(crate) fn to_release(&self) -> Vec<usize> {
+        self.with_release(Release::open).unwrap_or_default()
+    }
+
+    /// Notes a node's answer to the release.
+    pub(crate) fn note_release(&self, node: usize, answer: Result<Answer, NodeError>) {
+        self.with_release(|release| release.note(node, answer));
+    }
+
+    /// Reads or changes how the release stands, if it has begun.
+    pub(crate) fn with_release<T>(&self, act: impl FnOnce(&mut Release) -> T) -> Option<T> {
+        lock(&self.state).release.as_mut().map(act)
+    }
+
+    fn held<T>(&self, read: impl FnOnce(&Held) -> T) -> Option<T> {
+        lock(&self.state).held.as_ref().map(read)
+    }
+}
+
+/// What a claim is made with, beside key and owner.
+pub(crate) struct Offer {
+    pub(crate) undo: Undo,
+    pub(crate) renewal: Option<Renewal>,
+}
+
+impl State {
+    /// Whether the lock is lost by `now`; a loss is for ever.
+    fn judge(&mut self, now: Instant) -> Option<LossReason> {
+        let held = self.held.as_mut()?;
+        if held.lost.is_none() && now >= held.valid_until {
+            held.lost = Some(LossReason::Expired);
+        }
+        held.lost
+    }
+
+    /// Counts the votes anew. Returns whether that changes anything for those who watch.
+    fn recount(&mut self, quorum: usize) -> bool {
+        let (supported, refusals) = (self.supported(quorum), self.refusals());
+        let nodes = self.votes.len();
+        let Some(held) = self.held.as_mut().filter(|held| held.lost.is_none()) else {
+            return false;
+        };
+        // Too few votes left count as too many refusals: a node that never answered may never have granted.
+        match supported.filter(|_| refusals <= nodes - quorum) {
+            Some(until) => std::mem::replace(&mut held.valid_until, until) != until,
+            None => {
+                held.lost = Some(LossReason::Taken);
+                true
+            }
+        }
+    }
+
+    fn supported(&self, quorum: usize) -> Option<Instant> {
+        supported_by(quorum, self.votes.iter().filter_map(|vote| vote.until))
+    }
+
+    fn refusals(&self) -> usize {
+        self.votes.iter().filter(|vote| vote.refused.is_some()).count()
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim")
+            .field("key", &self.key())
+            .field("owner_token", &self.trail.owner)
+            .finish_non_exhaustive()
+    }
+}

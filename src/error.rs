@@ -1,0 +1,295 @@
+//! What can go wrong: one error for the crate, one for a node.
+
+use std::{
+    error::Error as StdError,
+    fmt::{self, Display},
+    sync::Arc,
+    time::Duration,
+};
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a lock could not be acquired, extended, released or relied on.
+///
+/// Held, unreachable, too late, lost and misconfigured are different things here and stay so:
+/// decide with the `is_..` methods, which look through [`RetriesExhausted`](Self::RetriesExhausted) and
+/// [`WaitTimeout`](Self::WaitTimeout) where that helps.
+///
+/// ```
+/// # use redlatch::LockManager;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+/// let manager = LockManager::in_memory();
+/// let _guard = manager.lock("nightly").acquire().await?;
+/// match manager.lock("nightly").try_acquire().await {
+///     Ok(_guard) => println!("ours"),
+///     Err(error) if error.is_contended() => println!("somebody else is at it"),
+///     Err(error) if error.is_unavailable() => println!("too few nodes answered: {error}"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another owner holds the lock: the refusals alone rule a majority out.
+    #[error("lock {key:?} is held by another owner")]
+    AlreadyHeld {
+        /// The lock's key.
+        key: String,
+        /// What is left of the holder's TTL, if it has one: the longest that a crashed holder can stand in the way.
+        retry_after: Option<Duration>,
+    },
+    /// The lock is not ours, or no longer: it has expired, or is another owner's.
+    #[error("lock {key:?} is not held: it has expired or is another owner's")]
+    NotHeld {
+        /// The lock's key.
+        key: String,
+    },
+    /// The retry policy allowed no further attempt.
+    #[error("gave up lock {key:?} after {attempts} attempts")]
+    RetriesExhausted {
+        /// The lock's key.
+        key: String,
+        /// The attempts made, the first included.
+        attempts: u32,
+        /// Why the last attempt failed.
+        source: Box<Self>,
+    },
+    /// The wait timeout passed.
+    #[error("gave up lock {key:?} after waiting {waited:?}, with {attempts} attempts")]
+    WaitTimeout {
+        /// The lock's key.
+        key: String,
+        /// The attempts made, at least one.
+        attempts: u32,
+        /// The time since the acquire began.
+        waited: Duration,
+        /// Why the last attempt failed.
+        source: Box<Self>,
+    },
+    /// A majority agreed, but so late that nothing usable was left of the TTL.
+    #[error("lock {key:?} was granted too late: {elapsed:?} passed of a TTL of {ttl:?}")]
+    ValidityExpired {
+        /// The lock's key.
+        key: String,
+        /// The TTL asked for.
+        ttl: Duration,
+        /// The time that the round took.
+        elapsed: Duration,
+    },
+    /// Too few nodes answered usefully, and the refusals among them do not rule a majority out.
+    #[error(
+        "lock {key:?} is unavailable: {reached} nodes answered usefully, {needed} are needed{}",
+        Causes(nodes)
+    )]
+    Unavailable {
+        /// The lock's key.
+        key: String,
+        /// The quorum: more than half of the configured nodes.
+        needed: usize,
+        /// The nodes that granted or refused.
+        reached: usize,
+        /// What went wrong at the others.
+        nodes: Vec<NodeError>,
+    },
+    /// The lock was lost while it protected something.
+    #[error("lock {key:?} was lost: {reason}")]
+    Lost {
+        /// The lock's key.
+        key: String,
+        /// How it was lost.
+        reason: LossReason,
+    },
+    /// A setting that cannot work; nothing was sent.
+    #[error("invalid setting: {message}")]
+    Config {
+        /// The setting and what is wrong with it.
+        message: String,
+    },
+    /// The manager was closed.
+    #[error("the lock manager is closed")]
+    Closed,
+}
+
+impl Error {
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self::Config { message: message.into() }
+    }
+
+    /// Returns the key of the lock that the error is about, where it is about one.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::AlreadyHeld { key, .. }
+            | Self::NotHeld { key }
+            | Self::RetriesExhausted { key, .. }
+            | Self::WaitTimeout { key, .. }
+            | Self::ValidityExpired { key, .. }
+            | Self::Unavailable { key, .. }
+            | Self::Lost { key, .. } => Some(key),
+            Self::Config { .. } | Self::Closed => None,
+        }
+    }
+
+    /// Returns what went wrong at each node, if the error is [`Unavailable`](Self::Unavailable) or was caused by it.
+    #[must_use]
+    pub fn node_errors(&self) -> &[NodeError] {
+        match self.last_cause() {
+            Self::Unavailable { nodes, .. } => nodes,
+            _ => &[],
+        }
+    }
+
+    /// Whether another owner holds the lock, also as the last cause of giving up.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        matches!(self.last_cause(), Self::AlreadyHeld { .. })
+    }
+
+    /// Whether the lock was not ours any more.
+    #[must_use]
+    pub const fn is_not_held(&self) -> bool {
+        matches!(self, Self::NotHeld { .. })
+    }
+
+    /// Whether the lock was lost while work depended on it.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+
+    /// Whether too few nodes answered, also as the last cause of giving up.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self.last_cause(), Self::Unavailable { .. })
+    }
+
+    /// Whether the wait timeout passed.
+    #[must_use]
+    pub const fn is_timeout(&self) -> bool {
+        matches!(self, Self::WaitTimeout { .. })
+    }
+
+    /// Whether a setting was refused.
+    #[must_use]
+    pub const fn is_config(&self) -> bool {
+        matches!(self, Self::Config { .. })
+    }
+
+    /// The error itself, or what made an acquire give up in the end.
+    fn last_cause(&self) -> &Self {
+        match self {
+            Self::RetriesExhausted { source, .. } | Self::WaitTimeout { source, .. } => {
+                source.last_cause()
+            }
+            error => error,
+        }
+    }
+}
+
+/// Lists the nodes' errors: they are many, so that `source` cannot.
+struct Causes<'a>(&'a [NodeError]);
+
+impl Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, error) in self.0.iter().enumerate() {
+            f.write_str(if position == 0 { " (" } else { "; " })?;
+            write!(f, "{}: {}", error.node, error.cause)?;
+        }
+        f.write_str(if self.0.is_empty() { "" } else { ")" })
+    }
+}
+
+/// How a lock was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// Its validity ran out before it was extended.
+    Expired,
+    /// The key is gone from, or another owner's on, so many nodes that no majority is left.
+    Taken,
+    /// The manager was closed.
+    Closed,
+}
+
+impl Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "its validity ran out",
+            Self::Taken => "it was taken away on a majority of nodes",
+            Self::Closed => "the lock manager was closed",
+        })
+    }
+}
+
+/// What went wrong at one node; [`source`](StdError::source) has the server's or the pool's words.
+#[derive(Clone, Debug)]
+pub struct NodeError {
+    node: Arc<str>,
+    cause: Arc<dyn StdError + Send + Sync>,
+}
+
+impl NodeError {
+    pub(crate) fn new(node: &Arc<str>, cause: impl StdError + Send + Sync + 'static) -> Self {
+        Self::shared(node, Arc::new(cause))
+    }
+
+    pub(crate) fn shared(node: &Arc<str>, cause: Arc<dyn StdError + Send + Sync>) -> Self {
+        Self { node: node.clone(), cause }
+    }
+
+    /// Returns the node's name: `host:port`, or the path of its socket.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+}
+
+impl Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} failed", self.node)
+    }
+}
+
+impl StdError for NodeError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unavailable() -> Error {
+        let down = NodeError::new(&"a:1".into(), std::io::Error::other("no route"));
+        Error::Unavailable { key: "k".into(), needed: 2, reached: 1, nodes: vec![down] }
+    }
+
+    fn given_up(source: Error) -> Error {
+        let source = Box::new(source);
+        let exhausted = Error::RetriesExhausted { key: "k".into(), attempts: 3, source };
+        let (waited, source) = (Duration::from_secs(1), Box::new(exhausted));
+        Error::WaitTimeout { key: "k".into(), attempts: 3, waited, source }
+    }
+
+    #[test]
+    fn predicates_look_through_to_the_last_cause() {
+        let error = given_up(unavailable());
+        assert!(error.is_unavailable() && error.is_timeout() && !error.is_contended());
+        assert_eq!(error.node_errors()[0].node(), "a:1");
+        let held = Error::AlreadyHeld { key: "k".into(), retry_after: None };
+        assert!(given_up(held).is_contended());
+    }
+
+    #[test]
+    fn messages_name_the_key_and_the_nodes() {
+        let message = unavailable().to_string();
+        assert_eq!(
+            message,
+            "lock \"k\" is unavailable: 1 nodes answered usefully, 2 are needed (a:1: no route)"
+        );
+        assert_eq!(given_up(unavailable()).key(), Some("k"));
+    }
+}

@@ -1,0 +1,79 @@
+//! Extending: one round that gives a held lock more time, and its repetition while the lock is valid.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{
+    attempt::see_through,
+    claim::Claim,
+    clock,
+    error::{Error, LossReason, Result},
+    keeper::Keeper,
+    node::Touch,
+    retry::below,
+    round::{Reply, Round},
+    validity::check_ttl,
+};
+
+/// Extends, and tries again after transient failures, as long as the lock is valid.
+pub(crate) async fn extend(keeper: &Keeper, claim: &Arc<Claim>, ttl: Duration) -> Result<()> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match extend_once(keeper, claim, ttl).await {
+            Err(error) if error.is_unavailable() => {
+                let Ok(until) = claim.judge() else { return Err(error) };
+                tracing::debug!(key = claim.key(), %error, "extend failed");
+                let left = until.saturating_duration_since(clock::now());
+                sleep((pause + below(pause)).min(left)).await;
+                pause = LONGEST_PAUSE.min(pause * 2);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Extends in one round.
+pub(crate) async fn extend_once(keeper: &Keeper, claim: &Arc<Claim>, ttl: Duration) -> Result<()> {
+    check_ttl(ttl, keeper.settings.clock_drift)?;
+    Keeper::check_runtime()?;
+    keeper.check_open()?;
+    keeper.start();
+    check_held(claim)?;
+    let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
+    let touch = claim.touch(ttl, Touch::Keep);
+    let mut round = Round::new();
+    for node in 0..ledger.links.len() {
+        round.push(node, ledger.ask(node, claim, touch));
+    }
+    let (mut confirmed, mut errors) = (0, Vec::new());
+    while let Some(Reply { node, sent, answer }) = round.next().await {
+        match answer {
+            Ok(answer) => confirmed += usize::from(claim.note(node, sent, ttl, &answer)),
+            Err(error) => errors.push(error),
+        }
+        check_held(claim)?;
+        if confirmed >= quorum {
+            claim.set_ttl(ttl);
+            if !round.is_over() {
+                keeper.finish(see_through(round, claim.clone(), ttl));
+            }
+            return Ok(());
+        }
+    }
+    let (key, reached) = (claim.key().to_owned(), ledger.links.len() - errors.len());
+    Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors })
+}
+
+fn check_held(claim: &Claim) -> Result<()> {
+    match claim.judge() {
+        Ok(_) => Ok(()),
+        Err(LossReason::Closed) => Err(Error::Closed),
+        Err(LossReason::Expired | LossReason::Taken) => {
+            Err(Error::NotHeld { key: claim.key().to_owned() })
+        }
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);

@@ -1,0 +1,83 @@
+//! Distributed locks on Redis: single-node locks and Redlock quorum locks over independent nodes, with fencing
+//! tokens, auto-renewal, cancel-safe acquires and a loss signal that is never late.
+//!
+//! ```
+//! use std::time::Duration;
+//! use redlatch::LockManager;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+//! let manager = LockManager::in_memory(); // or LockManager::single("redis://127.0.0.1:6379").build()?
+//!
+//! let guard = manager.lock("invoice:42").ttl(Duration::from_secs(10)).acquire().await?;
+//! println!("write with fencing token {}", guard.fencing_token());
+//! guard.extend(Duration::from_secs(10)).await?;
+//! guard.release().await?; // or just drop it: released in the background
+//!
+//! let report = manager.lock("report").run(async |guard| guard.fencing_token()).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What a lock here is, and is not
+//!
+//! It is a **lease**: Redis ends it when its time to live is over, whether its holder has finished or not. For
+//! efficiency - to spare work that would be done twice - that is all you need. For correctness, the resource
+//! must check the [fencing token](LockGuard::fencing_token) of every write, because a holder can be paused at any
+//! point and wake up after its lock has gone to another (Kleppmann, "How to do distributed locking", 2016).
+//!
+//! # Where to go
+//!
+//! - [`LockManager`] and its builder: nodes and settings.
+//! - [`LockRequest`]: how long to hold and to wait; [`acquire`](LockRequest::acquire),
+//!   [`try_acquire`](LockRequest::try_acquire), [`run`](LockRequest::run).
+//! - [`LockGuard`]: validity, [`extend`](LockGuard::extend), [`lost`](LockGuard::lost),
+//!   [`while_held`](LockGuard::while_held), [`release`](LockGuard::release).
+//! - [`Error`]: held, unreachable, too late, lost and misconfigured are different things.
+//!
+//! # Features
+//!
+//! - `serde`: `Serialize` and `Deserialize` for [`LockTicket`], [`OwnerToken`] and [`FencingToken`].
+
+mod acquire;
+mod armed;
+mod attempt;
+mod claim;
+mod clock;
+mod error;
+mod event;
+mod extend;
+mod fencing;
+mod guard;
+mod held;
+mod keeper;
+mod key;
+mod manager;
+mod node;
+mod release;
+mod renewal;
+mod request;
+mod retry;
+mod round;
+mod settings;
+mod status;
+mod sync;
+mod ticket;
+mod token;
+mod validity;
+mod waiting;
+
+pub use deadpool_redis;
+
+pub use crate::{
+    error::{Error, LossReason, NodeError, Result},
+    event::RenewalEvent,
+    guard::LockGuard,
+    held::{Lost, WhileHeld},
+    manager::{LockManager, LockManagerBuilder},
+    node::{IntoNode, Node},
+    request::LockRequest,
+    retry::Retry,
+    status::{LockStatus, NodeHealth, NodeVote},
+    ticket::LockTicket,
+    token::{FencingToken, OwnerToken},
+    validity::ClockDrift,
+};

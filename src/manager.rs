@@ -1,0 +1,288 @@
+//! The manager: settings checked once, and the way to every lock.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    error::{Error, Result},
+    guard::LockGuard,
+    keeper::Keeper,
+    node::{IntoNode, Node},
+    request::LockRequest,
+    retry::Retry,
+    settings::Settings,
+    status::{self, LockStatus, NodeHealth},
+    ticket::{self, LockTicket},
+    validity::{ClockDrift, check_ttl},
+};
+
+/// Hands out locks on one Redis node or on a quorum of independent ones. Cheap to clone; clones share everything.
+///
+/// Connections and the background task start at the first use, on the runtime of that use, and start again if
+/// that runtime has ended.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+/// use redlatch::{LockManager, Node};
+///
+/// let single = LockManager::single("redis://127.0.0.1:6379").build()?;
+/// let quorum = LockManager::quorum(["redis://a:6379", "redis://b:6379", "redis://c:6379"]).build()?;
+/// let in_process = LockManager::quorum((0..3).map(|_| Node::in_memory())).build()?;
+/// let guard = in_process.lock("invoice:42").await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct LockManager {
+    keeper: Arc<Keeper>,
+}
+
+impl LockManager {
+    /// Starts a manager over one node: a URL, a [`Node`], or a pool.
+    #[doc(alias = "mutex")]
+    pub fn single(node: impl IntoNode) -> LockManagerBuilder {
+        LockManagerBuilder::new(vec![node.into_node()])
+    }
+
+    /// Starts a manager over independent nodes, of which more than half must agree.
+    ///
+    /// This is Redlock (Redis documentation, "Distributed Locks with Redis"): the nodes must not replicate
+    /// one another and should not fail together. An odd number is best, since an even one tolerates no more
+    /// failures than one less.
+    #[doc(alias = "redlock")]
+    pub fn quorum<N: IntoNode>(nodes: impl IntoIterator<Item = N>) -> LockManagerBuilder {
+        LockManagerBuilder::new(nodes.into_iter().map(IntoNode::into_node).collect())
+    }
+
+    /// Creates a manager over one node in this process' memory, with all defaults.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let guard = redlatch::LockManager::in_memory().lock("k").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self { keeper: Arc::new(Keeper::new(vec![Node::in_memory()], Settings::default())) }
+    }
+
+    /// Starts a request for the lock of this key: 1 to 512 bytes, any characters.
+    ///
+    /// Nothing is checked or sent before one of the request's ends is awaited.
+    #[doc(alias = "lease")]
+    pub fn lock(&self, key: impl Into<String>) -> LockRequest {
+        LockRequest::new(self.keeper.clone(), key.into())
+    }
+
+    /// Takes over the lock of a ticket, with the same owner and fencing tokens, and extends it to the ticket's TTL.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the lock stays as it is, extended or not, and is released by nobody. A clone of
+    /// the ticket can be adopted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotHeld`] if a majority does not have the ticket's owner under the ticket's fencing token any
+    /// more, [`Error::Unavailable`] if too few nodes answered, [`Error::ValidityExpired`] if they took longer than
+    /// the TTL allows, [`Error::Config`] for a key or TTL out of range, [`Error::Closed`] once the manager is
+    /// closed. After any of them the lock is as after dropping the future.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let ticket = manager.lock("shard:3").await?.into_ticket();
+    /// let guard = manager.adopt(ticket.clone()).await?;
+    /// assert_eq!(guard.fencing_token(), ticket.fencing_token());
+    /// # Ok(()) }
+    /// ```
+    pub async fn adopt(&self, ticket: LockTicket) -> Result<LockGuard> {
+        ticket::adopt(&self.keeper, ticket).await
+    }
+
+    /// Looks who holds a lock and for how long. Takes nothing and changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if no majority answered within the node timeout, [`Error::Config`] for a key out of range.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let guard = manager.lock("k").await?;
+    /// let status = manager.inspect("k").await?;
+    /// assert_eq!(status.owner_token(), Some(guard.owner_token()));
+    /// # Ok(()) }
+    /// ```
+    pub async fn inspect(&self, key: impl Into<String>) -> Result<LockStatus> {
+        status::inspect(&self.keeper, key.into()).await
+    }
+
+    /// Pings every node, all at once. One entry a node, in the order in which they were given.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let health = LockManager::in_memory().ping().await;
+    /// assert!(health.iter().all(|node| node.round_trip().is_ok()));
+    /// # Ok(()) }
+    /// ```
+    pub async fn ping(&self) -> Vec<NodeHealth> {
+        status::ping(&self.keeper).await
+    }
+
+    /// Closes the manager and all its clones, and waits for what is pending, up to the release timeout.
+    ///
+    /// New acquires, extends and adoptions are refused with [`Error::Closed`]. Renewal ends, and live guards are
+    /// lost with [`LossReason::Closed`](crate::LossReason::Closed); their keys are never deleted under them. It
+    /// waits for live guards to go and for their releases to be confirmed, and returns how many locks stayed
+    /// unreleased. A live guard may still be released afterwards.
+    ///
+    /// Await it as the last thing before a runtime ends: what was dropped just before may be lost otherwise.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the manager stays closed, and releases go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// drop(manager.lock("k").await?);
+    /// assert_eq!(manager.close().await, 0);
+    /// # Ok(()) }
+    /// ```
+    pub async fn close(&self) -> usize {
+        self.keeper.close().await
+    }
+}
+
+/// The settings of a [`LockManager`] to be: made by [`single`](LockManager::single) or
+/// [`quorum`](LockManager::quorum), ended by [`build`](Self::build).
+///
+/// ```
+/// use std::time::Duration;
+/// use redlatch::{ClockDrift, LockManager, Retry};
+///
+/// let manager = LockManager::single("redis://127.0.0.1:6379")
+///     .key_prefix("shop:")
+///     .ttl(Duration::from_secs(20))
+///     .retry(Retry::jittered(Duration::from_millis(20), Duration::from_millis(50)))
+///     .node_timeout(Duration::from_millis(200))
+///     .build()?;
+/// # Ok::<(), redlatch::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing before it is built"]
+pub struct LockManagerBuilder {
+    nodes: Vec<Result<Node>>,
+    settings: Settings,
+}
+
+impl LockManagerBuilder {
+    fn new(nodes: Vec<Result<Node>>) -> Self {
+        Self { nodes, settings: Settings::default() }
+    }
+
+    /// Sets what precedes every key in Redis. Default: nothing.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.settings.key_prefix = prefix.into();
+        self
+    }
+
+    /// Sets the time that Redis keeps a lock without an extend, unless the request says otherwise. Default: 30 seconds.
+    ///
+    /// From 1 ms to 24 h, and more than the clock drift allowance.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.settings.ttl = ttl;
+        self
+    }
+
+    /// Sets when to try again, unless the request says otherwise. Default: up to 300 ms between attempts, without limit.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.settings.retry = retry;
+        self
+    }
+
+    /// Sets the allowance for clocks that run at different rates. Default: 1 % of the TTL and 2 ms.
+    pub const fn clock_drift(mut self, drift: ClockDrift) -> Self {
+        self.settings.clock_drift = drift;
+        self
+    }
+
+    /// Sets the longest time that one node may take over one command, connecting included. Default: 500 ms.
+    pub const fn node_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.node_timeout = timeout;
+        self
+    }
+
+    /// Sets the longest time that a release may take before it is reported as unconfirmed, on drop too.
+    /// Default: 5 seconds. The background goes on until the TTL is over.
+    pub const fn release_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.release_timeout = timeout;
+        self
+    }
+
+    /// Sets after how many rounds in a row without a majority answering an acquire gives up. Default: 3.
+    ///
+    /// Zero counts as one: some round has to fail.
+    pub const fn outage_retries(mut self, rounds: u32) -> Self {
+        self.settings.outage_retries = rounds;
+        self
+    }
+
+    /// Checks the settings and makes the manager. It does no I/O and needs no runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for: no node, the same node twice, a URL that cannot be read, a drift factor outside
+    /// `[0, 1)`, a timeout of zero, a TTL out of range.
+    pub fn build(self) -> Result<LockManager> {
+        let nodes: Vec<Node> = self.nodes.into_iter().collect::<Result<_>>()?;
+        check_nodes(&nodes)?;
+        self.settings.check()?;
+        Ok(LockManager { keeper: Arc::new(Keeper::new(nodes, self.settings)) })
+    }
+}
+
+/// Refuses to count one server twice: whatever the database or the credentials, it fails as one.
+fn check_nodes(nodes: &[Node]) -> Result<()> {
+    if nodes.is_empty() {
+        return Err(Error::config("a manager needs at least one node"));
+    }
+    for (position, node) in nodes.iter().enumerate() {
+        if nodes[..position].iter().any(|other| other.is_same_as(node)) {
+            return Err(Error::config(format!("node {} is named twice", node.name())));
+        }
+    }
+    Ok(())
+}
+
+impl Settings {
+    fn check(&self) -> Result<()> {
+        self.clock_drift.check()?;
+        check_ttl(self.ttl, self.clock_drift)?;
+        for (name, timeout) in [("node", self.node_timeout), ("release", self.release_timeout)] {
+            if timeout.is_zero() {
+                return Err(Error::config(format!("the {name} timeout must be more than zero")));
+            }
+        }
+        Ok(())
+    }
+}

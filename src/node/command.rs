@@ -1,0 +1,186 @@
+//! What is asked of a node about a lock, and what it may answer.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{key::Key, sync::lock, token::OwnerToken};
+
+use super::line::Line;
+
+/// One thing asked of a node about one [`Trail`]'s key and owner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Command {
+    /// Take the lock if it is free, proposing a fencing token.
+    Acquire { ttl: Duration, proposal: u64 },
+    /// Raise the fencing counter to `token`, and give the lock at least `ttl` to live if one is named.
+    Touch { ttl: Option<Duration>, token: u64, mode: Touch },
+    /// Delete the lock if it is the owner's, and its token is not below `lowest`.
+    Release { announce: bool, lowest: u64 },
+    /// Look who holds the lock.
+    Inspect,
+}
+
+impl Command {
+    /// Whether the command may leave a key behind, so that it must not follow its claim's release.
+    pub(crate) const fn claims(self) -> bool {
+        matches!(self, Self::Acquire { .. } | Self::Touch { .. })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Touch {
+    /// Never create a key.
+    Keep,
+    /// Put the key back where it is gone.
+    Heal,
+    /// Change nothing unless the counter is at the very token.
+    Adopt,
+}
+
+/// A node's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The lock is the owner's by this very command, under this fencing token.
+    Granted { token: u64, expires_in: Duration },
+    /// The lock is the owner's, and was so before.
+    Ours { token: u64, expires_in: Duration },
+    /// The lock is another owner's; `holder` tells holders apart.
+    Refused { expires_in: Option<Duration>, holder: String },
+    /// There is no lock.
+    Gone,
+    /// The lock was deleted.
+    Deleted,
+    /// What an inspection saw.
+    Seen(Sighting),
+}
+
+/// Who held a lock at one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    pub(crate) owner: Option<OwnerToken>,
+    pub(crate) expires_in: Option<Duration>,
+    pub(crate) token: u64,
+}
+
+/// What a claim has sent to one node.
+#[derive(Debug, Default)]
+struct Sent {
+    /// The lines on which claiming commands are unanswered, and how many.
+    unanswered: Vec<(Arc<Line>, usize)>,
+    /// The line that answered last.
+    answered: Option<Arc<Line>>,
+    /// A claiming command was carried out, so that a key may be there.
+    may_hold: bool,
+}
+
+/// A key and an owner token on their way: where commands about them went, and whether more may follow.
+#[derive(Debug)]
+pub(crate) struct Trail {
+    pub(crate) key: Arc<Key>,
+    pub(crate) owner: OwnerToken,
+    withdrawn: AtomicBool,
+    sent: Box<[Mutex<Sent>]>,
+}
+
+impl Trail {
+    pub(crate) fn new(key: Arc<Key>, owner: OwnerToken, nodes: usize) -> Self {
+        let sent = (0..nodes).map(|_| Mutex::default()).collect();
+        Self { key, owner, withdrawn: AtomicBool::new(false), sent }
+    }
+
+    pub(crate) const fn nodes(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// From now on nothing but releases goes out: whatever was not queued at a node yet never will be.
+    pub(crate) fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::SeqCst)
+    }
+
+    /// Whether the node may hold the key: something was carried out there or is unanswered.
+    pub(crate) fn may_hold(&self, node: usize) -> bool {
+        let sent = lock(&self.sent[node]);
+        sent.may_hold || !sent.unanswered.is_empty()
+    }
+
+    /// Whether nothing sent to the node is unanswered.
+    pub(crate) fn is_answered(&self, node: usize) -> bool {
+        lock(&self.sent[node]).unanswered.is_empty()
+    }
+
+    /// Whether the connection on which the node last answered has broken since: it may have lost its memory.
+    pub(crate) fn is_cut_off(&self, node: usize) -> bool {
+        lock(&self.sent[node]).answered.as_ref().is_some_and(|line| line.is_retired())
+    }
+
+    /// Notes that a claiming command is about to be queued on a line, unless the trail was withdrawn.
+    ///
+    /// It is noted before that is asked: whoever withdraws and then looks cannot miss it.
+    pub(super) fn begin(&self, node: usize, line: &Arc<Line>) -> bool {
+        let mut sent = lock(&self.sent[node]);
+        if self.is_withdrawn() {
+            return false;
+        }
+        match sent.unanswered.iter_mut().find(|(known, _)| Arc::ptr_eq(known, line)) {
+            Some((_, count)) => *count += 1,
+            None => sent.unanswered.push((line.clone(), 1)),
+        }
+        true
+    }
+
+    /// Notes how a command that had begun ended.
+    pub(super) fn end(&self, node: usize, line: &Arc<Line>, how: End) {
+        let mut sent = lock(&self.sent[node]);
+        if let Some(place) = sent.unanswered.iter().position(|(known, _)| Arc::ptr_eq(known, line))
+        {
+            sent.unanswered[place].1 -= 1;
+            if sent.unanswered[place].1 == 0 {
+                sent.unanswered.swap_remove(place);
+            }
+        }
+        if how == End::CarriedOut {
+            sent.may_hold = true;
+            sent.answered = Some(line.clone());
+        }
+    }
+
+    /// Notes a claiming command to a node that answers at once, unless the trail was withdrawn.
+    pub(super) fn carry_out(&self, node: usize) -> bool {
+        let mut sent = lock(&self.sent[node]);
+        let may = !self.is_withdrawn();
+        sent.may_hold |= may;
+        may
+    }
+
+    /// The lines out of use on which something is still unanswered.
+    pub(super) fn retired_lines(&self, node: usize) -> Vec<Arc<Line>> {
+        let sent = lock(&self.sent[node]);
+        let lines = sent.unanswered.iter().map(|(line, _)| line);
+        lines.filter(|line| line.is_retired()).cloned().collect()
+    }
+
+    /// Notes that an undo is queued on a line behind all that is unanswered there.
+    pub(super) fn undone_on(&self, node: usize, line: &Arc<Line>) {
+        let mut sent = lock(&self.sent[node]);
+        sent.may_hold = true;
+        sent.unanswered.retain(|(known, _)| !Arc::ptr_eq(known, line));
+    }
+}
+
+/// How a claiming command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The node ran it.
+    CarriedOut,
+    /// The node refused to run it, or it was never sent: it left nothing behind.
+    Void,
+}

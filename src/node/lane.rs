@@ -1,0 +1,426 @@
+//! The lane: the one ordered way to a node, from the first connect to the replacement of a dead line.
+//!
+//! Everything a manager says to a node goes down its lane in the order in which the calls were first
+//! polled, so that a release can never overtake the acquire it undoes.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use deadpool_redis::{
+    PoolError,
+    redis::{self, Cmd, RedisError, Value},
+};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use super::{
+    command::{Answer, Command, End, Trail},
+    line::{Line, Queued, Replies},
+    redis::Source,
+    script::{Spelling, decode, encode},
+};
+use crate::{error::NodeError, sync::lock};
+
+/// The lane to one Redis node.
+pub(crate) struct Lane {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: Arc<str>,
+    /// The node's place in the manager.
+    index: usize,
+    source: Source,
+    node_timeout: Duration,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+enum State {
+    /// There is a connection.
+    Up(Arc<Line>),
+    /// There is none, and none is being opened. `failures` counts the lines in a row that came to nothing.
+    Down { failures: u32, since: Instant, cause: Failure },
+    /// One is being opened; after a failure nobody waits for it but the call that began it.
+    Connecting { failures: u32, cause: Failure },
+}
+
+impl Lane {
+    pub(super) fn new(
+        name: Arc<str>,
+        index: usize,
+        source: Source,
+        node_timeout: Duration,
+    ) -> Self {
+        let (since, cause) = (Instant::now(), Failure::NotConnected);
+        let state = Mutex::new(State::Down { failures: 0, since, cause });
+        let changed = Notify::new();
+        Self { shared: Arc::new(Shared { name, index, source, node_timeout, state, changed }) }
+    }
+
+    /// Asks things in one write and within the node timeout, connecting included; each has its own result.
+    pub(super) async fn ask(&self, items: &[(&Trail, Command)]) -> Vec<Result<Answer, NodeError>> {
+        let lane = &self.shared;
+        let used = Used::default();
+        let asked = lane.bounded(&used, lane.ask_by_hash_then_text(items, &used));
+        let answers = match lane.undo_on_retired_lines(items) {
+            None => asked.await,
+            Some(undone) => tokio::join!(asked, undone).0,
+        };
+        let answers = answers.unwrap_or_else(|failure| vec![Err(failure); items.len()]);
+        let named = |answer: Result<_, _>| answer.map_err(|failure| lane.error(failure));
+        answers.into_iter().map(named).collect()
+    }
+
+    /// The time that a `PING` takes, connecting included.
+    pub(super) async fn ping(&self) -> Result<Duration, NodeError> {
+        let (lane, used) = (&self.shared, Used::default());
+        let start = Instant::now();
+        let parcel = |_| Parcel { cmd: redis::cmd("PING"), claim: None };
+        let pong = lane.bounded(&used, lane.send(1, parcel, &used)).await;
+        let pong = pong.and_then(|mut replies| replies.pop().unwrap_or(Err(Failure::Shape)));
+        pong.map(|_| start.elapsed()).map_err(|failure| lane.error(failure))
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lane").field(&self.shared.name).finish()
+    }
+}
+
+impl Shared {
+    /// Bounds `work` by the node timeout, and replaces a line that has timed out too often.
+    async fn bounded<T>(
+        &self,
+        used: &Used,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        if let Ok(result) = timeout(self.node_timeout, work).await {
+            return result;
+        }
+        let failure = Failure::TimedOut(self.node_timeout);
+        if let Some(line) = lock(used).take()
+            && line.timed_out() >= TIMEOUTS_TO_REPLACE
+        {
+            self.retire(&line, Blame::Node, failure.clone());
+        }
+        Err(failure)
+    }
+
+    /// Names the scripts by their hashes, and again by their texts where the server did not know the hash.
+    async fn ask_by_hash_then_text(
+        self: &Arc<Self>,
+        items: &[(&Trail, Command)],
+        used: &Used,
+    ) -> Result<Vec<Result<Answer, Failure>>, Failure> {
+        let by_hash = |at: usize| Parcel::new(items[at], Spelling::Hash);
+        let mut replies = self.send(items.len(), by_hash, used).await?;
+        let is_unknown = |&at: &usize| is_unknown_script(&replies[at]);
+        let unknown: Vec<usize> = (0..items.len()).filter(is_unknown).collect();
+        if !unknown.is_empty() {
+            let by_text = |at: usize| Parcel::new(items[unknown[at]], Spelling::Text);
+            let again = self.send(unknown.len(), by_text, used).await?;
+            for (&at, reply) in unknown.iter().zip(again) {
+                replies[at] = reply;
+            }
+        }
+        Ok(replies.into_iter().map(|reply| Ok(decode(&reply?)?)).collect())
+    }
+
+    /// Queues parcels on the line, opening one if there is none, and waits for their replies.
+    async fn send<'a>(
+        self: &Arc<Self>,
+        count: usize,
+        parcel: impl Fn(usize) -> Parcel<'a> + Send + Sync,
+        used: &Used,
+    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let mut began_connecting = false;
+        let mut mail = loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let queue = poll_fn(|cx| {
+                let parcels = (0..count).map(&parcel);
+                Poll::Ready(self.queue(cx, parcels, &mut began_connecting))
+            });
+            match queue.await? {
+                Some(mail) => break mail,
+                None => changed.await,
+            }
+        };
+        *lock(used) = Some(mail.line.clone());
+        let replies = poll_fn(|cx| mail.queued.poll(cx)).await;
+        self.deliver(&mail, replies)
+    }
+
+    /// Queues the parcels on the line. `None`: wait for the lane to change.
+    ///
+    /// The lane stays locked meanwhile, so that what a trail may still send is queued before its release.
+    fn queue<'a>(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        parcels: impl Iterator<Item = Parcel<'a>>,
+        began_connecting: &mut bool,
+    ) -> Result<Option<Mail<'a>>, Failure> {
+        let mut state = lock(&self.state);
+        let Some(line) = self.line(&mut state, began_connecting)? else { return Ok(None) };
+        let (mut slots, mut cmds) = (Vec::new(), Vec::new());
+        for Parcel { cmd, claim } in parcels {
+            if claim.is_some_and(|trail| !trail.begin(self.index, &line)) {
+                slots.push(Slot::Withheld);
+            } else {
+                slots.push(Slot::Queued(claim));
+                cmds.push(cmd);
+            }
+        }
+        if cmds.is_empty() {
+            return Err(Failure::Withdrawn);
+        }
+        let mail = Mail { queued: line.queue(cmds, cx), line, slots };
+        if !mail.queued.is_stillborn() {
+            return Ok(Some(mail));
+        }
+        // The connection had ended while nothing was under way: another may be tried.
+        mail.trails().for_each(|trail| trail.end(self.index, &mail.line, End::Void));
+        let failures = mail.line.retire();
+        *state = State::Down { failures, since: Instant::now(), cause: Failure::NotConnected };
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(None)
+    }
+
+    /// The line to use, `None` if the caller should wait for it, or why there is none.
+    ///
+    /// Whoever finds the lane down opens a new line and waits for it. The others wait too, unless the node has
+    /// failed us before: then they fail fast, so that a dead node costs one caller per back-off.
+    fn line(
+        self: &Arc<Self>,
+        state: &mut State,
+        began_connecting: &mut bool,
+    ) -> Result<Option<Arc<Line>>, Failure> {
+        match state {
+            State::Up(line) => Ok(Some(line.clone())),
+            State::Connecting { failures: 0, .. } => Ok(None),
+            State::Connecting { .. } if *began_connecting => Ok(None),
+            State::Down { failures, since, cause }
+                if !*began_connecting && since.elapsed() >= back_off(*failures) =>
+            {
+                let (failures, cause) = (*failures, cause.clone());
+                *state = State::Connecting { failures, cause };
+                *began_connecting = true;
+                self.connect(failures);
+                Ok(None)
+            }
+            State::Down { cause, .. } | State::Connecting { cause, .. } => Err(cause.clone()),
+        }
+    }
+
+    /// Opens a line on the runtime of whoever asks. If that runtime ends, so does the line, and the next call
+    /// opens another on its own.
+    fn connect(self: &Arc<Self>, failures: u32) {
+        let mut opening = Opening { lane: self.clone(), failures, opened: None };
+        Handle::current().spawn(async move {
+            let lane = opening.lane.clone();
+            let opened = timeout(lane.node_timeout, lane.source.connect()).await;
+            let opened = opened.unwrap_or_else(|_| Err(Failure::TimedOut(lane.node_timeout)));
+            opening.opened = Some(opened.map(|wire| Line::new(wire, failures)));
+            drop(opening);
+        });
+    }
+
+    /// Learns from the replies how the line is, and gives each parcel its own.
+    fn deliver(
+        &self,
+        mail: &Mail<'_>,
+        replies: Replies,
+    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let replies = replies.inspect_err(|error| {
+            if error.is_unrecoverable_error() {
+                self.retire(&mail.line, Blame::Connection, error.clone().into());
+            }
+        })?;
+        let is_demoted = |reply: &&Result<_, RedisError>| {
+            reply.as_ref().is_err_and(|error| error.code() == Some("READONLY"))
+        };
+        let demoted = replies.iter().find(is_demoted);
+        mail.line.replied(demoted.is_none());
+        if let Some(Err(error)) = demoted {
+            self.retire(&mail.line, Blame::Node, error.clone().into());
+        }
+        let mut replies = replies.into_iter();
+        Ok(mail.slots.iter().map(|slot| self.open(*slot, &mail.line, &mut replies)).collect())
+    }
+
+    fn open(
+        &self,
+        slot: Slot<'_>,
+        line: &Arc<Line>,
+        replies: &mut impl Iterator<Item = Result<Value, RedisError>>,
+    ) -> Result<Value, Failure> {
+        let Slot::Queued(claim) = slot else { return Err(Failure::Withdrawn) };
+        let reply = replies.next().ok_or(Failure::Shape)?;
+        if let Some(trail) = claim {
+            // A script that fails has not written anything yet.
+            let how = if reply.is_ok() { End::CarriedOut } else { End::Void };
+            trail.end(self.index, line, how);
+        }
+        Ok(reply?)
+    }
+
+    /// Takes a line out of use. The next call opens another.
+    fn retire(&self, line: &Arc<Line>, blame: Blame, cause: Failure) {
+        let failures = line.retire().saturating_add(u32::from(blame == Blame::Node));
+        let mut state = lock(&self.state);
+        if matches!(&*state, State::Up(current) if Arc::ptr_eq(current, line)) {
+            tracing::debug!(node = %self.name, %cause, "connection given up");
+            *state = State::Down { failures, since: Instant::now(), cause };
+        }
+    }
+
+    /// Sends the releases among `items` down the lines that were retired while something of their claims was
+    /// unanswered there: on its own line, and only there, an undo cannot overtake what it undoes. They go as
+    /// text, since nobody would hear of an unknown hash.
+    fn undo_on_retired_lines<'a>(
+        &'a self,
+        items: &'a [(&Trail, Command)],
+    ) -> Option<impl Future<Output = ()> + use<'a>> {
+        let releases = items.iter().filter(|(_, command)| !command.claims());
+        let undos: Vec<_> = releases
+            .flat_map(|&(trail, command)| {
+                let lines = trail.retired_lines(self.index);
+                lines.into_iter().map(move |line| (line, trail, command))
+            })
+            .collect();
+        if undos.is_empty() {
+            return None;
+        }
+        Some(async move {
+            for (line, trail, command) in undos {
+                let undo = encode(command, trail, Spelling::Text).set_no_response(true).take();
+                line.undo(&undo, self.node_timeout).await;
+                trail.undone_on(self.index, &line);
+            }
+        })
+    }
+
+    fn error(&self, failure: Failure) -> NodeError {
+        match failure {
+            Failure::Redis(error) => NodeError::new(&self.name, error),
+            Failure::Pool(error) => NodeError::shared(&self.name, error),
+            failure => NodeError::new(&self.name, failure),
+        }
+    }
+}
+
+/// A connect under way. Its end tells the lane, also if the runtime ends first.
+struct Opening {
+    lane: Arc<Shared>,
+    failures: u32,
+    opened: Option<Result<Line, Failure>>,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let since = Instant::now();
+        let state = match self.opened.take() {
+            Some(Ok(line)) => State::Up(Arc::new(line)),
+            Some(Err(cause)) => {
+                tracing::debug!(node = %self.lane.name, %cause, "connecting failed");
+                State::Down { failures: self.failures.saturating_add(1), since, cause }
+            }
+            None => State::Down { failures: 0, since, cause: Failure::NotConnected },
+        };
+        *lock(&self.lane.state) = state;
+        self.lane.changed.notify_waiters();
+    }
+}
+
+/// The line that a call used, for judging it when the call has timed out.
+type Used = Mutex<Option<Arc<Line>>>;
+
+/// Whose fault it is that a line is given up; after the node's own, the next waits for a back-off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    Connection,
+    Node,
+}
+
+/// One command, and the trail that may forbid it.
+struct Parcel<'a> {
+    cmd: Cmd,
+    claim: Option<&'a Trail>,
+}
+
+impl<'a> Parcel<'a> {
+    fn new((trail, command): (&'a Trail, Command), spelling: Spelling) -> Self {
+        Self { cmd: encode(command, trail, spelling), claim: command.claims().then_some(trail) }
+    }
+}
+
+/// Parcels on their way down a line.
+struct Mail<'a> {
+    line: Arc<Line>,
+    queued: Queued,
+    slots: Vec<Slot<'a>>,
+}
+
+/// What became of a parcel.
+#[derive(Clone, Copy)]
+enum Slot<'a> {
+    Queued(Option<&'a Trail>),
+    /// Its trail forbade it.
+    Withheld,
+}
+
+impl<'a> Mail<'a> {
+    fn trails(&self) -> impl Iterator<Item = &'a Trail> {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Queued(claim) => *claim,
+            Slot::Withheld => None,
+        })
+    }
+}
+
+fn is_unknown_script(reply: &Result<Value, Failure>) -> bool {
+    matches!(reply, Err(Failure::Redis(error)) if error.code() == Some("NOSCRIPT"))
+}
+
+/// The pause after so many failures in a row: none at first, then doubling from 50 ms to 1 s.
+fn back_off(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        failures => {
+            LONGEST_BACK_OFF.min(FIRST_BACK_OFF.saturating_mul(2_u32.saturating_pow(failures - 1)))
+        }
+    }
+}
+
+/// Why a node did not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Pool(Arc<PoolError>),
+    #[error("the lock was released before this could be sent")]
+    Withdrawn,
+    #[error("a reply of an unknown shape")]
+    Shape,
+    #[error("not connected yet")]
+    NotConnected,
+}
+
+const TIMEOUTS_TO_REPLACE: u32 = 3;
+const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);

@@ -1,0 +1,157 @@
+//! The in-process node: the scripts' semantics without a server.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    command::{Answer, Command, Sighting, Touch, Trail},
+    lane::Failure,
+    script::FENCE_TTL,
+};
+use crate::{error::NodeError, sync::lock, token::OwnerToken, validity::millis};
+
+/// What an in-memory node keeps. Expiry follows tokio's clock, so that a test can pause it.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) name: Arc<str>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    locks: BTreeMap<String, (OwnerToken, Instant)>,
+    fences: BTreeMap<String, (u64, Instant)>,
+    /// The number of fences at which those that have expired are dropped next.
+    next_sweep: usize,
+}
+
+impl Store {
+    pub(super) fn new() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let name = format!("memory:{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Self { name: name.into(), kept: Mutex::default() }
+    }
+
+    pub(super) fn ask(
+        &self,
+        node: usize,
+        trail: &Trail,
+        command: Command,
+    ) -> Result<Answer, NodeError> {
+        let mut kept = lock(&self.kept);
+        if command.claims() && !trail.carry_out(node) {
+            return Err(NodeError::new(&self.name, Failure::Withdrawn));
+        }
+        Ok(kept.answer(trail, command))
+    }
+}
+
+impl Kept {
+    fn answer(&mut self, trail: &Trail, command: Command) -> Answer {
+        let (now, lock, fence, owner) =
+            (Instant::now(), &*trail.key.lock, &*trail.key.fence, &trail.owner);
+        self.expire(lock, fence, now);
+        match command {
+            Command::Acquire { ttl, proposal } => self.acquire(trail, ttl, proposal, now),
+            Command::Touch { ttl, token, mode } => self.touch(trail, ttl, token, mode, now),
+            Command::Release { lowest, .. } => match self.locks.get(lock) {
+                Some((holder, _)) if holder == owner && self.token(fence) >= lowest => {
+                    self.locks.remove(lock);
+                    Answer::Deleted
+                }
+                _ => self.refusal(lock, now),
+            },
+            Command::Inspect => {
+                let found = self.locks.get(lock);
+                Answer::Seen(Sighting {
+                    owner: found.map(|(owner, _)| owner.clone()),
+                    expires_in: found.map(|(_, end)| *end - now),
+                    token: self.token(fence),
+                })
+            }
+        }
+    }
+
+    fn acquire(&mut self, trail: &Trail, ttl: Duration, proposal: u64, now: Instant) -> Answer {
+        let token = self.token(&trail.key.fence);
+        match self.locks.get(&trail.key.lock) {
+            None => {
+                let token = proposal.max(token + 1);
+                self.take(trail, ttl, token, now);
+                Answer::Granted { token, expires_in: ttl }
+            }
+            Some((owner, end)) if *owner == trail.owner => {
+                let expires_in = *end - now;
+                if token >= proposal {
+                    Answer::Granted { token, expires_in }
+                } else {
+                    Answer::Ours { token, expires_in }
+                }
+            }
+            Some(_) => self.refusal(&trail.key.lock, now),
+        }
+    }
+
+    fn touch(
+        &mut self,
+        trail: &Trail,
+        ttl: Option<Duration>,
+        held: u64,
+        mode: Touch,
+        now: Instant,
+    ) -> Answer {
+        let token = self.token(&trail.key.fence);
+        let ttl = ttl.unwrap_or_default();
+        let end = match self.locks.get(&trail.key.lock) {
+            Some((owner, end)) if *owner == trail.owner => *end,
+            None if mode == Touch::Heal => now,
+            _ => return self.refusal(&trail.key.lock, now),
+        };
+        if mode == Touch::Adopt && token != held {
+            return Answer::Ours { token, expires_in: end - now };
+        }
+        let token = token.max(held);
+        self.take(trail, ttl.max(end - now), token, now);
+        Answer::Ours { token, expires_in: ttl }
+    }
+
+    fn take(&mut self, trail: &Trail, ttl: Duration, token: u64, now: Instant) {
+        let end = now + Duration::from_millis(millis(ttl));
+        self.locks.insert(trail.key.lock.clone(), (trail.owner.clone(), end));
+        self.fences.insert(trail.key.fence.clone(), (token, now + FENCE_TTL));
+        if self.fences.len() >= self.next_sweep {
+            self.fences.retain(|_, (_, end)| *end > now);
+            self.locks.retain(|_, (_, end)| *end > now);
+            self.next_sweep = 64.max(2 * self.fences.len());
+        }
+    }
+
+    /// Why the lock is not the owner's: another's, or gone.
+    fn refusal(&self, lock: &str, now: Instant) -> Answer {
+        self.locks.get(lock).map_or(Answer::Gone, |(owner, end)| Answer::Refused {
+            expires_in: Some(*end - now),
+            holder: owner.as_str().to_owned(),
+        })
+    }
+
+    fn token(&self, fence: &str) -> u64 {
+        self.fences.get(fence).map_or(0, |(token, _)| *token)
+    }
+
+    fn expire(&mut self, lock: &str, fence: &str, now: Instant) {
+        if self.locks.get(lock).is_some_and(|(_, end)| *end <= now) {
+            self.locks.remove(lock);
+        }
+        if self.fences.get(fence).is_some_and(|(_, end)| *end <= now) {
+            self.fences.remove(fence);
+        }
+    }
+}

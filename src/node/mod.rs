@@ -1,0 +1,198 @@
+//! A node: one independent deployment that votes, whether a Redis or this process' memory.
+
+mod command;
+mod lane;
+mod line;
+mod memory;
+mod redis;
+mod script;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use deadpool_redis::Pool;
+
+pub(crate) use self::command::{Answer, Command, Sighting, Touch, Trail};
+use self::{memory::Store, redis::Source};
+use crate::error::{NodeError, Result};
+
+/// One Redis deployment that votes, or its in-process stand-in.
+///
+/// It is a description: connections open with a manager's first use. `Debug` and
+/// [`name`](Self::name) never show credentials.
+///
+/// ```
+/// use redlatch::{LockManager, Node};
+///
+/// let node = Node::open("redis://user:secret@127.0.0.1/3")?;
+/// assert_eq!(node.name(), "127.0.0.1:6379");
+/// let manager = LockManager::single(node).build()?;
+/// # Ok::<(), redlatch::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Node {
+    name: Arc<str>,
+    kind: Kind,
+    notices: Option<Source>,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Redis(Source),
+    Memory(Arc<Store>),
+}
+
+impl Node {
+    /// Reads a URL: `redis://`, `rediss://`, `redis+unix://` or `valkey://`. Opens nothing yet.
+    ///
+    /// The port defaults to 6379, the database to 0. Add `?protocol=resp3` for servers that demand it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`](crate::Error::Config) if the URL cannot be read, or needs TLS and the crate was built without.
+    pub fn open(url: impl AsRef<str>) -> Result<Self> {
+        Ok(Self::from_source(Source::url(url.as_ref())?))
+    }
+
+    /// Creates a node in this process' memory: the same semantics without a server.
+    ///
+    /// Clones share one store, so that managers over clones exclude each other. Expiry follows tokio's
+    /// clock, which a test can pause.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        let store = Store::new();
+        Self { name: store.name.clone(), kind: Kind::Memory(Arc::new(store)), notices: None }
+    }
+
+    /// Names the URL of this node at which release notices can be heard.
+    ///
+    /// A node from a URL hears them anyway. From a pool alone nobody can open the connection for it, so that
+    /// waiters on a pool-built node sleep by the holder's TTL and their retry delay unless this is given.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`](crate::Error::Config) if the URL cannot be read, or needs TLS and the crate was built without.
+    pub fn with_notices(mut self, url: impl AsRef<str>) -> Result<Self> {
+        self.notices = Some(Source::url(url.as_ref())?);
+        Ok(self)
+    }
+
+    /// Returns `host:port`, or the path of the node's socket; never credentials.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn from_source(source: Source) -> Self {
+        Self { name: source.name().into(), kind: Kind::Redis(source), notices: None }
+    }
+
+    /// Whether the two fail together: they are one server, whatever the credentials or the database.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        // Host names know no case, paths do.
+        let is_path = self.name.contains('/');
+        self.name == other.name || !is_path && self.name.eq_ignore_ascii_case(&other.name)
+    }
+
+    pub(crate) fn link(&self, index: usize, node_timeout: Duration) -> Link {
+        match &self.kind {
+            Kind::Memory(store) => Link { index, way: Way::Memory(store.clone()) },
+            Kind::Redis(source) => {
+                let lane = lane::Lane::new(self.name.clone(), index, source.clone(), node_timeout);
+                Link { index, way: Way::Redis(lane) }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Node").field(&self.name).finish()
+    }
+}
+
+impl From<Pool> for Node {
+    /// Takes one connection out of the pool, for good, when the manager is first used.
+    fn from(pool: Pool) -> Self {
+        Self::from_source(Source::Pool(pool))
+    }
+}
+
+/// What a manager can be built on: a [`Node`], a URL, or a pool.
+pub trait IntoNode: sealed::Sealed {
+    /// Makes a node of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`](crate::Error::Config) if it is a URL that cannot be read.
+    fn into_node(self) -> Result<Node>;
+}
+
+#[expect(unnameable_types, reason = "that is what seals `IntoNode`")]
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Implements [`IntoNode`] for types that turn into a node.
+macro_rules! into_node {
+    ($($type:ty: $self:ident => $node:expr;)*) => {$(
+        impl sealed::Sealed for $type {}
+        impl IntoNode for $type {
+            fn into_node($self) -> Result<Node> { $node }
+        }
+    )*};
+}
+
+into_node! {
+    Node: self => Ok(self);
+    &str: self => Node::open(self);
+    String: self => Node::open(self);
+    &String: self => Node::open(self);
+    Pool: self => Ok(self.into());
+}
+
+/// A manager's way to one node.
+#[derive(Debug)]
+pub(crate) struct Link {
+    index: usize,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Redis(lane::Lane),
+    Memory(Arc<Store>),
+}
+
+impl Link {
+    /// Asks one thing. The call takes its place in the order of the lane when it is first polled.
+    pub(crate) async fn ask(&self, trail: &Trail, command: Command) -> Result<Answer, NodeError> {
+        match &self.way {
+            Way::Redis(lane) => match lane.ask(&[(trail, command)]).await.pop() {
+                Some(answer) => answer,
+                None => unreachable!("a lane gives one answer for one question"),
+            },
+            Way::Memory(store) => store.ask(self.index, trail, command),
+        }
+    }
+
+    /// Asks many things in one piece.
+    pub(crate) async fn ask_all(
+        &self,
+        items: &[(&Trail, Command)],
+    ) -> Vec<Result<Answer, NodeError>> {
+        match &self.way {
+            Way::Redis(lane) => lane.ask(items).await,
+            Way::Memory(store) => items
+                .iter()
+                .map(|(trail, command)| store.ask(self.index, trail, *command))
+                .collect(),
+        }
+    }
+
+    pub(crate) async fn ping(&self) -> Result<Duration, NodeError> {
+        match &self.way {
+            Way::Redis(lane) => lane.ping().await,
+            Way::Memory(_) => Ok(Duration::ZERO),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The commands as Lua scripts, and their replies as answers.
+
+use std::{sync::LazyLock, time::Duration};
+
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value, cmd};
+
+use super::command::{Answer, Command, Sighting, Touch, Trail};
+use crate::{token::OwnerToken, validity::millis};
+
+/// How a script is named to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// By its hash: short, but the server may not know it (`NOSCRIPT`).
+    Hash,
+    /// By its text.
+    Text,
+}
+
+/// The `EVALSHA` or `EVAL` that asks `command` about the trail's key and owner.
+pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling) -> Cmd {
+    let (script, text) = match command {
+        Command::Acquire { .. } => (&ACQUIRE, ACQUIRE_TEXT),
+        Command::Touch { .. } => (&TOUCH, TOUCH_TEXT),
+        Command::Release { .. } => (&RELEASE, RELEASE_TEXT),
+        Command::Inspect => (&INSPECT, INSPECT_TEXT),
+    };
+    let mut cmd = match spelling {
+        Spelling::Hash => cmd("EVALSHA").arg(script.get_hash()).take(),
+        Spelling::Text => cmd("EVAL").arg(text).take(),
+    };
+    cmd.arg(2).arg(&trail.key.lock).arg(&trail.key.fence);
+    let owner = trail.owner.as_str();
+    match command {
+        Command::Acquire { ttl, proposal } => {
+            cmd.arg(owner).arg(millis(ttl)).arg(proposal).arg(FENCE_TTL_MS);
+        }
+        Command::Touch { ttl, token, mode } => {
+            let mode = match mode {
+                Touch::Keep => "keep",
+                Touch::Heal => "heal",
+                Touch::Adopt => "adopt",
+            };
+            cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS).arg(mode);
+        }
+        Command::Release { announce, lowest } => {
+            let channel = if announce { trail.key.channel.as_str() } else { "" };
+            cmd.arg(owner).arg(channel).arg(lowest);
+        }
+        Command::Inspect => {}
+    }
+    cmd
+}
+
+/// Reads a script's reply.
+pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
+    let answer = match reply {
+        Value::Array(fields) => match fields.as_slice() {
+            [Value::Int(1), token, pttl] => granted(token, pttl),
+            [Value::Int(2), token, pttl] => ours(token, pttl),
+            [Value::Int(0), Value::Int(pttl), holder] => refused(*pttl, holder),
+            [Value::Int(-1)] => Some(Answer::Gone),
+            [Value::Int(3)] => Some(Answer::Deleted),
+            [Value::Int(4), owner, Value::Int(pttl), token] => seen(owner, *pttl, token),
+            _ => None,
+        },
+        _ => None,
+    };
+    answer.ok_or_else(|| {
+        (ErrorKind::UnexpectedReturnType, "a script's reply of an unknown shape").into()
+    })
+}
+
+fn granted(token: &Value, pttl: &Value) -> Option<Answer> {
+    Some(Answer::Granted {
+        token: number(token)?,
+        expires_in: Duration::from_millis(number(pttl)?),
+    })
+}
+
+fn ours(token: &Value, pttl: &Value) -> Option<Answer> {
+    // A key without expiry (somebody's PERSIST) or about to go counts as having nothing left.
+    let Value::Int(pttl) = pttl else { return None };
+    let expires_in = Duration::from_millis(u64::try_from(*pttl).unwrap_or(0));
+    Some(Answer::Ours { token: number(token)?, expires_in })
+}
+
+fn refused(pttl: i64, holder: &Value) -> Option<Answer> {
+    let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
+    let holder = String::from_utf8_lossy(bytes(holder)?).into_owned();
+    Some(Answer::Refused { expires_in, holder })
+}
+
+fn seen(owner: &Value, pttl: i64, token: &Value) -> Option<Answer> {
+    let owner = OwnerToken::found(bytes(owner)?);
+    Some(Answer::Seen(Sighting {
+        owner: Some(owner).filter(|_| pttl != NO_SUCH_KEY),
+        expires_in: u64::try_from(pttl).ok().map(Duration::from_millis),
+        token: number(token)?,
+    }))
+}
+
+fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+/// What `PTTL` says of a key that does not exist.
+const NO_SUCH_KEY: i64 = -2;
+
+/// A fencing counter must outlive every lock by far; 30 days after its last use nobody remembers its tokens.
+pub(super) const FENCE_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const FENCE_TTL_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+const ACQUIRE_TEXT: &str = include_str!("scripts/acquire.lua");
+const TOUCH_TEXT: &str = include_str!("scripts/touch.lua");
+const RELEASE_TEXT: &str = include_str!("scripts/release.lua");
+const INSPECT_TEXT: &str = include_str!("scripts/inspect.lua");
+
+static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(ACQUIRE_TEXT));
+static TOUCH: LazyLock<Script> = LazyLock::new(|| Script::new(TOUCH_TEXT));
+static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(RELEASE_TEXT));
+static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(INSPECT_TEXT));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn int(number: i64) -> Value {
+        Value::Int(number)
+    }
+
+    #[test]
+    fn replies_of_a_wrong_shape_are_errors_not_panics() {
+        let wrong = [
+            Value::Nil,
+            int(1),
+            Value::Array(vec![]),
+            Value::Array(vec![int(1), int(-5), int(1)]),
+            Value::Array(vec![int(0), Value::Nil, Value::Nil]),
+            Value::Array(vec![int(9)]),
+        ];
+        for reply in wrong {
+            assert!(decode(&reply).is_err(), "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_holder_without_expiry_is_refused_without_a_time() {
+        let reply = Value::Array(vec![int(0), int(-1), Value::BulkString(b"ab".to_vec())]);
+        let refused = Answer::Refused { expires_in: None, holder: "ab".into() };
+        assert_eq!(decode(&reply).unwrap(), refused);
+    }
+}

@@ -1,0 +1,20 @@
+-- Raises the fencing counter and extends, heals or adopts, only for the owner.
+-- KEYS: lock, fence   ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, 'keep' | 'heal' | 'adopt'
+-- Returns {2, token, pttl}: the owner's; {0, pttl, hash}: another owner's; {-1}: gone.
+local token = tonumber(redis.call('GET', KEYS[2]) or 0)
+if not token or token > 9e15 then return redis.error_reply('ERR the fencing counter holds no usable number') end
+local held, ttl = tonumber(ARGV[3]), tonumber(ARGV[2])
+local owner = redis.call('GET', KEYS[1])
+if not owner then
+  if ARGV[5] ~= 'heal' then return {-1} end
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+elseif owner ~= ARGV[1] then
+  return {0, redis.call('PTTL', KEYS[1]), string.sub(redis.sha1hex(owner), 1, 8)}
+elseif ARGV[5] == 'adopt' and token ~= held then
+  return {2, token, redis.call('PTTL', KEYS[1])}
+elseif ttl > redis.call('PTTL', KEYS[1]) and ttl > 0 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+token = math.max(token, held)
+redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[4])
+return {2, token, ttl}

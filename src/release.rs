@@ -1,0 +1,169 @@
+//! How a release stands: which nodes have answered it, and what that comes to.
+
+use crate::{
+    error::{Error, NodeError, Result},
+    node::Answer,
+    validity::quorum,
+};
+
+/// A release under way.
+#[derive(Debug)]
+pub(crate) struct Release {
+    nodes: Box<[Settled]>,
+    /// Whether the lock was valid when its release began.
+    was_valid: bool,
+    /// What went wrong at each node last.
+    errors: Vec<(usize, NodeError)>,
+    /// Every node was asked at least once, and answered or failed.
+    is_pass_over: bool,
+    warned: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    /// Not answered yet.
+    Open,
+    /// Asked without an answer: it may or may not be deleted.
+    Unknown,
+    Deleted,
+    NotOurs,
+}
+
+impl Release {
+    /// Begins a release on the nodes of which `may_hold` says that they may hold the key.
+    pub(crate) fn new(may_hold: impl Iterator<Item = bool>, was_valid: bool) -> Self {
+        let settled = |may_hold| if may_hold { Settled::Open } else { Settled::NotOurs };
+        let nodes = may_hold.map(settled).collect();
+        Self { nodes, was_valid, errors: Vec::new(), is_pass_over: false, warned: false }
+    }
+
+    /// The nodes that may still hold the key.
+    pub(crate) fn open(&mut self) -> Vec<usize> {
+        let is_open = |&node: &usize| matches!(self.nodes[node], Settled::Open | Settled::Unknown);
+        (0..self.nodes.len()).filter(is_open).collect()
+    }
+
+    /// Notes a node's answer.
+    pub(crate) fn note(&mut self, node: usize, answer: Result<Answer, NodeError>) {
+        self.errors.retain(|(other, _)| *other != node);
+        self.nodes[node] = match answer {
+            Ok(Answer::Deleted) => Settled::Deleted,
+            // An earlier release went unanswered: it is that which deleted the key.
+            Ok(Answer::Gone) if self.nodes[node] == Settled::Unknown && self.was_valid => {
+                Settled::Deleted
+            }
+            Ok(_) => Settled::NotOurs,
+            Err(error) => {
+                self.errors.push((node, error));
+                Settled::Unknown
+            }
+        };
+    }
+
+    /// Notes that every node was asked, and answered or failed.
+    pub(crate) const fn end_pass(&mut self) {
+        self.is_pass_over = true;
+    }
+
+    /// What the release of `key` came to, as soon as the answers tell.
+    pub(crate) fn verdict(&self, key: &str) -> Option<Result<()>> {
+        let (nodes, quorum) = (self.nodes.len(), quorum(self.nodes.len()));
+        let (deleted, not_ours) = (self.count(Settled::Deleted), self.count(Settled::NotOurs));
+        let not_held = || Err(Error::NotHeld { key: key.to_owned() });
+        if deleted >= quorum {
+            return Some(Ok(()));
+        }
+        if not_ours > nodes - quorum {
+            return Some(not_held());
+        }
+        // Some node will not tell. A majority has answered, so that the deadline decides.
+        (self.is_pass_over && deleted + not_ours >= quorum)
+            .then(|| if self.was_valid { Ok(()) } else { not_held() })
+    }
+
+    /// That no majority has answered, and why.
+    pub(crate) fn unavailable(&self, key: &str) -> Error {
+        Error::Unavailable {
+            key: key.to_owned(),
+            needed: quorum(self.nodes.len()),
+            reached: self.count(Settled::Deleted) + self.count(Settled::NotOurs),
+            nodes: self.errors.iter().map(|(_, error)| error.clone()).collect(),
+        }
+    }
+
+    /// Tells the log, once, that nobody could be reached to release `key`.
+    pub(crate) fn warn(&mut self, key: &str) {
+        if !std::mem::replace(&mut self.warned, true) {
+            let error = self.errors.first().map(|(_, error)| error as &dyn std::error::Error);
+            tracing::warn!(key, error, "release not confirmed; trying until the TTL is over");
+        }
+    }
+
+    fn count(&self, wanted: Settled) -> usize {
+        self.nodes.iter().filter(|settled| **settled == wanted).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(asked: [bool; 3], was_valid: bool) -> Release {
+        Release::new(asked.into_iter(), was_valid)
+    }
+
+    fn failed() -> Result<Answer, NodeError> {
+        Err(NodeError::new(&"a:1".into(), std::io::Error::other("no route")))
+    }
+
+    #[test]
+    fn a_majority_of_deletions_is_a_release() {
+        let mut release = release([true; 3], true);
+        release.note(0, Ok(Answer::Deleted));
+        assert!(release.verdict("k").is_none());
+        release.note(2, Ok(Answer::Deleted));
+        assert!(release.verdict("k").unwrap().is_ok());
+        assert_eq!(release.open(), [1]);
+    }
+
+    #[test]
+    fn a_majority_without_the_key_is_not_held() {
+        let mut release = release([true, true, false], true);
+        release.note(0, Ok(Answer::Gone));
+        assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
+    }
+
+    #[test]
+    fn a_split_majority_goes_by_the_deadline() {
+        for was_valid in [true, false] {
+            let mut release = release([true; 3], was_valid);
+            release.note(0, Ok(Answer::Deleted));
+            release.note(1, Ok(Answer::Gone));
+            release.note(2, failed());
+            assert!(release.verdict("k").is_none());
+            release.end_pass();
+            assert_eq!(release.verdict("k").unwrap().is_ok(), was_valid);
+        }
+    }
+
+    #[test]
+    fn a_key_gone_after_an_unanswered_release_was_deleted_by_it() {
+        let mut release = release([true; 3], true);
+        for node in 0..2 {
+            release.note(node, failed());
+            release.note(node, Ok(Answer::Gone));
+        }
+        assert!(release.verdict("k").unwrap().is_ok());
+    }
+
+    #[test]
+    fn without_a_majority_it_is_unavailable() {
+        let mut release = release([true; 3], true);
+        release.note(0, Ok(Answer::Deleted));
+        (1..3).for_each(|node| release.note(node, failed()));
+        release.end_pass();
+        assert!(release.verdict("k").is_none());
+        let error = release.unavailable("k");
+        assert!(matches!(error, Error::Unavailable { needed: 2, reached: 1, .. }), "{error:?}");
+    }
+}

@@ -1,0 +1,334 @@
+//! Renewing: which lock is due when, and the batches in which they are extended.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tracing::Instrument;
+
+use crate::{
+    claim::Claim,
+    clock,
+    error::{Error, LossReason, NodeError},
+    event::RenewalEvent,
+    keeper::Ledger,
+    node::{Answer, Touch},
+    retry::below,
+    round::{Reply, Round},
+    validity::quorum,
+};
+
+/// The watched locks in one heap: each stands in it twice, for its next renewal and for its deadline.
+pub(crate) struct Schedule {
+    ledger: Arc<Ledger>,
+    due: BinaryHeap<Reverse<(Instant, u64, Duty)>>,
+    /// The size of the heap at which the entries of locks that are gone are dropped next.
+    next_sweep: usize,
+    /// What comes back from the batches.
+    returns: (mpsc::UnboundedSender<Return>, mpsc::UnboundedReceiver<Return>),
+    /// Batches under way.
+    batches: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Duty {
+    Renew,
+    Judge,
+}
+
+/// What a batch tells the schedule.
+enum Return {
+    /// These locks are due again.
+    Due(Vec<(Instant, u64)>),
+    /// Every lock of a batch has been told of.
+    Over,
+}
+
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Schedule {
+    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+        let due = BinaryHeap::new();
+        Self {
+            ledger,
+            due,
+            next_sweep: SMALLEST_SWEEP,
+            returns: mpsc::unbounded_channel(),
+            batches: 0,
+        }
+    }
+
+    pub(crate) fn watch(&mut self, claim: &Arc<Claim>) {
+        let Ok(valid_until) = claim.judge() else { return tell_loss(claim) };
+        self.due.push(Reverse((next_renewal(claim), claim.id, Duty::Renew)));
+        self.due.push(Reverse((valid_until, claim.id, Duty::Judge)));
+        if self.due.len() >= self.next_sweep {
+            let ledger = &self.ledger;
+            self.due.retain(|Reverse((_, id, _))| ledger.get_live(*id).is_some());
+            self.next_sweep = SMALLEST_SWEEP.max(2 * self.due.len());
+        }
+    }
+
+    /// Waits for the next batch of renewals, and judges the deadlines that pass meanwhile.
+    ///
+    /// Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Job {
+        loop {
+            if let Some(claims) = self.take_due(clock::now()) {
+                self.batches += 1;
+                return Box::pin(renew(self.ledger.clone(), claims, self.returns.0.clone()));
+            }
+            let next = self.due.peek().map(|Reverse((at, ..))| *at);
+            tokio::select! {
+                biased;
+                Some(returned) = self.returns.1.recv() => match returned {
+                    Return::Over => self.batches -= 1,
+                    Return::Due(due) => {
+                        let entry = |(at, id)| Reverse((at, id, Duty::Renew));
+                        self.due.extend(due.into_iter().map(entry));
+                    }
+                },
+                () = sleep_until(next.map_or_else(Instant::now, wake_at)), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// Takes what is due by now, or so soon that it may go along; deadlines are judged on the way.
+    fn take_due(&mut self, now: Instant) -> Option<Vec<Arc<Claim>>> {
+        let mut batch = Vec::new();
+        let mut too_much = Vec::new();
+        while let Some(Reverse((at, id, duty))) = self.due.peek().copied() {
+            let is_due = match duty {
+                Duty::Judge => at <= now,
+                Duty::Renew => at <= if batch.is_empty() { now } else { now + QUANTUM },
+            };
+            if !is_due || batch.len() >= LARGEST_BATCH {
+                break;
+            }
+            self.due.pop();
+            let Some(claim) = self.ledger.get_live(id) else { continue };
+            match (claim.judge(), duty) {
+                (Err(_), _) => tell_loss(&claim),
+                (Ok(until), Duty::Judge) => self.due.push(Reverse((until, id, duty))),
+                (Ok(_), Duty::Renew) if self.batches >= MOST_BATCHES => {
+                    too_much.push(Reverse((now + QUANTUM, id, duty)));
+                }
+                (Ok(_), Duty::Renew) => batch.push(claim),
+            }
+        }
+        self.due.extend(too_much);
+        (!batch.is_empty()).then_some(batch)
+    }
+}
+
+/// When to look again: at the time, but no later than in a second, since timers stand still while the machine sleeps.
+fn wake_at(due: Instant) -> Instant {
+    clock::to_tokio(due).min(Instant::now() + LONGEST_NAP)
+}
+
+/// Every third of the TTL or as the caller wished, up to a tenth earlier, so that locks taken together spread out.
+fn next_renewal(claim: &Claim) -> Instant {
+    let ttl = claim.ttl();
+    let wished = claim.renewal.as_ref().and_then(|renewal| renewal.every);
+    let interval = wished.filter(|every| *every < ttl).unwrap_or(ttl / 3);
+    clock::now() + interval - below(interval / 10)
+}
+
+/// Extends locks with one pipeline for each node, and puts back the keys that a minority has lost.
+async fn renew(ledger: Arc<Ledger>, claims: Vec<Arc<Claim>>, back: mpsc::UnboundedSender<Return>) {
+    let span = tracing::debug_span!("renew", key = claims[0].key(), locks = claims.len());
+    let mut batch = Batch::new(ledger, claims, back);
+    async {
+        while let Some(reply) = batch.round.next().await {
+            batch.note(reply);
+        }
+        batch.conclude(|_| true);
+        batch.heal().await;
+    }
+    .instrument(span)
+    .await;
+}
+
+/// Locks that are renewed together.
+struct Batch {
+    ledger: Arc<Ledger>,
+    quorum: usize,
+    items: Vec<Item>,
+    /// The locks that were not told of yet.
+    open: usize,
+    round: Round<Vec<Result<Answer, NodeError>>>,
+    back: mpsc::UnboundedSender<Return>,
+}
+
+struct Item {
+    claim: Arc<Claim>,
+    ttl: Duration,
+    /// The deadline before this renewal: what is put back must be sent before it.
+    deadline: Option<Instant>,
+    confirmed: usize,
+    errors: Vec<NodeError>,
+    is_told: bool,
+}
+
+impl Batch {
+    fn new(
+        ledger: Arc<Ledger>,
+        claims: Vec<Arc<Claim>>,
+        back: mpsc::UnboundedSender<Return>,
+    ) -> Self {
+        let mut round = Round::new();
+        let touch = |claim: &Arc<Claim>| (claim.clone(), claim.touch(claim.ttl(), Touch::Keep));
+        let touches: Arc<[_]> = claims.iter().map(touch).collect();
+        for node in 0..ledger.links.len() {
+            let (ledger, touches) = (ledger.clone(), touches.clone());
+            round.push(node, async move {
+                let trailed = touches.iter().map(|(claim, touch)| (&claim.trail, *touch));
+                ledger.links[node].ask_all(&trailed.collect::<Vec<_>>()).await
+            });
+        }
+        let open = claims.len();
+        let items = claims.into_iter().map(Item::new).collect();
+        Self { quorum: quorum(ledger.links.len()), ledger, items, open, round, back }
+    }
+
+    fn note(&mut self, reply: Reply<Vec<Result<Answer, NodeError>>>) {
+        for (item, answer) in self.items.iter_mut().zip(reply.answer) {
+            match answer {
+                Ok(answer) => {
+                    let is_ours = item.claim.note(reply.node, reply.sent, item.ttl, &answer);
+                    item.confirmed += usize::from(is_ours);
+                }
+                Err(error) => item.errors.push(error),
+            }
+        }
+        let quorum = self.quorum;
+        self.conclude(|item| item.confirmed >= quorum || item.claim.judge().is_err());
+    }
+
+    /// Tells how it went for each lock that is `certain` and was not told of yet.
+    fn conclude(&mut self, certain: impl Fn(&Item) -> bool) {
+        if self.open == 0 {
+            return;
+        }
+        let mut due = Vec::new();
+        for item in self.items.iter_mut().filter(|item| !item.is_told && certain(item)) {
+            item.is_told = true;
+            self.open -= 1;
+            due.extend(item.conclude(self.quorum));
+        }
+        // The schedule is gone only if the whole task is.
+        let _sent = self.back.send(Return::Due(due));
+        if self.open == 0 {
+            let _sent = self.back.send(Return::Over);
+        }
+    }
+
+    /// Puts keys back on the minority of nodes that lost them, while a majority holds.
+    async fn heal(self) {
+        let (mut round, Self { ledger, quorum, items, .. }) = (Round::new(), self);
+        for (place, item) in items.iter().enumerate() {
+            let is_in_time = item.deadline.is_some_and(|deadline| clock::now() < deadline);
+            if item.confirmed < quorum || !is_in_time || item.claim.judge().is_err() {
+                continue;
+            }
+            for node in item.claim.gone_from() {
+                let heal = item.claim.touch(item.ttl, Touch::Heal);
+                tracing::debug!(
+                    key = item.claim.key(),
+                    node = ledger.nodes[node].name(),
+                    "lock put back"
+                );
+                let call = ledger.ask(node, &item.claim, heal);
+                round.push(node, async move { (place, call.await) });
+            }
+        }
+        while let Some(Reply { node, sent, answer: (place, answer) }) = round.next().await {
+            let item = &items[place];
+            if let Ok(answer) = answer {
+                item.claim.note(node, sent, item.ttl, &answer);
+            }
+        }
+    }
+}
+
+impl Item {
+    fn new(claim: Arc<Claim>) -> Self {
+        let (ttl, deadline) = (claim.ttl(), claim.valid_until());
+        Self { claim, ttl, deadline, confirmed: 0, errors: Vec::new(), is_told: false }
+    }
+
+    /// Tells how the renewal went. Returns when the lock is due again, if it is still held.
+    fn conclude(&self, quorum: usize) -> Option<(Instant, u64)> {
+        let claim = &self.claim;
+        if claim.trail.is_withdrawn() {
+            return None;
+        }
+        let Ok(until) = claim.judge() else {
+            tell_loss(claim);
+            return None;
+        };
+        if self.confirmed >= quorum {
+            let valid_until = clock::to_tokio(until);
+            let key = || claim.key().to_owned();
+            tell(claim, || RenewalEvent::Renewed { key: key(), valid_until });
+            return Some((next_renewal(claim), claim.id));
+        }
+        let remaining = until.saturating_duration_since(clock::now());
+        tracing::debug!(
+            key = claim.key(),
+            confirmed = self.confirmed,
+            ?remaining,
+            "renewal failed"
+        );
+        tell(claim, || self.failed(quorum, remaining));
+        let pause = (remaining / 10).clamp(SHORTEST_PAUSE, LONGEST_NAP);
+        Some((clock::now() + pause, claim.id))
+    }
+
+    fn failed(&self, quorum: usize, remaining: Duration) -> RenewalEvent {
+        let (key, nodes) = (self.claim.key().to_owned(), self.errors.clone());
+        let reached = self.claim.trail.nodes() - nodes.len();
+        let error = Error::Unavailable { key: key.clone(), needed: quorum, reached, nodes };
+        RenewalEvent::Failed { key, error, remaining }
+    }
+}
+
+/// Tells the log and the owner that a lock is lost, once.
+pub(crate) fn tell_loss(claim: &Claim) {
+    let Some(reason) = claim.take_untold_loss() else { return };
+    let _span = claim.span().entered();
+    if reason != LossReason::Closed {
+        let fencing_token = claim.fencing_token().get();
+        tracing::warn!(key = claim.key(), fencing_token, %reason, "lock lost");
+    }
+    tell(claim, || RenewalEvent::Lost { key: claim.key().to_owned(), reason });
+}
+
+/// Calls the owner's callback, if there is one. A panic in it is the owner's own affair.
+fn tell(claim: &Claim, event: impl FnOnce() -> RenewalEvent) {
+    let renewal = claim.renewal.as_ref();
+    let Some(on_event) = renewal.and_then(|renewal| renewal.on_event.as_ref()) else { return };
+    let event = event();
+    if catch_unwind(AssertUnwindSafe(|| on_event(&event))).is_err() {
+        tracing::error!(key = claim.key(), "on_renewal panicked");
+    }
+}
+
+/// What is due within this time goes along.
+const QUANTUM: Duration = Duration::from_millis(20);
+const LARGEST_BATCH: usize = 256;
+/// Batches under way at one time, so that renewals leave room for acquires.
+const MOST_BATCHES: usize = 8;
+const LONGEST_NAP: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const SMALLEST_SWEEP: usize = 64;

@@ -1,0 +1,300 @@
+//! A request for a lock: its options and the ways to take it.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing::Instrument;
+
+use crate::{
+    acquire,
+    attempt::{Opening, Wish, attempt},
+    claim::{Listener, Renewal},
+    error::{Error, Result},
+    event::RenewalEvent,
+    guard::LockGuard,
+    keeper::Keeper,
+    key::Key,
+    retry::Retry,
+    token::OwnerToken,
+    validity::check_ttl,
+};
+
+/// A lock about to be taken: made by [`LockManager::lock`](crate::LockManager::lock), ended by
+/// [`acquire`](Self::acquire), [`try_acquire`](Self::try_acquire),
+/// [`acquire_or_extend`](Self::acquire_or_extend) or [`run`](Self::run). Awaiting it is `acquire`.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use redlatch::LockManager;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+/// let manager = LockManager::in_memory();
+/// let request = manager.lock("invoice:42").ttl(Duration::from_secs(10));
+/// let guard = request.wait_timeout(Duration::from_secs(3)).acquire().await?;
+/// assert_eq!(guard.key(), "invoice:42");
+/// # Ok(()) }
+/// ```
+#[must_use = "a request takes no lock before it is awaited"]
+pub struct LockRequest {
+    keeper: Arc<Keeper>,
+    key: String,
+    ttl: Duration,
+    wait_timeout: Option<Duration>,
+    retry: Retry,
+    owner: Option<OwnerToken>,
+    renewal: Option<Renewal>,
+    on_renewal: Option<Listener>,
+}
+
+impl LockRequest {
+    pub(crate) fn new(keeper: Arc<Keeper>, key: String) -> Self {
+        Self {
+            ttl: keeper.settings.ttl,
+            retry: keeper.settings.retry.clone(),
+            keeper,
+            key,
+            wait_timeout: None,
+            owner: None,
+            renewal: None,
+            on_renewal: None,
+        }
+    }
+
+    /// Sets the time that Redis keeps the lock without an extend. Default: the manager's, which is 30 seconds.
+    ///
+    /// From 1 ms to 24 h; anything else is an [`Error::Config`] when the lock is taken.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Sets the longest time that the whole acquire may take, standing in the local queue included. Default: none.
+    ///
+    /// At least one attempt is made and seen through, however short the time is; after that the acquire
+    /// ends with [`Error::WaitTimeout`].
+    pub const fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.wait_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets when to try again. Default: the manager's, which is up to 300 ms between attempts, without limit.
+    ///
+    /// An unlimited policy may be woken late or early to spare Redis: it waits for the holder's release or
+    /// expiry rather than for its delays, where it can know of them. A policy with
+    /// [`max_retries`](Retry::max_retries) is followed to the letter, and only woken early.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Sets the owner token. Default: a fresh random one for every attempt.
+    ///
+    /// Guards that share an owner token by [`acquire_or_extend`](Self::acquire_or_extend) share one lock.
+    pub fn owner(mut self, owner: OwnerToken) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Has the lock renewed in the background each third of its TTL, as long as the guard lives. Default: not.
+    pub fn auto_renew(mut self) -> Self {
+        self.renewal = Some(Renewal { every: None, on_event: None });
+        self
+    }
+
+    /// Has the lock renewed in the background at this interval, up to a tenth earlier.
+    ///
+    /// It must be more than zero and less than the TTL; anything else is an [`Error::Config`] when the lock
+    /// is taken.
+    pub fn auto_renew_every(mut self, interval: Duration) -> Self {
+        self.renewal = Some(Renewal { every: Some(interval), on_event: None });
+        self
+    }
+
+    /// Sets what is called when the lock was renewed, could not be renewed, or is lost. Default: nothing.
+    ///
+    /// It is called for locks with auto-renewal only, on the background task, so it should return soon. A
+    /// panic in it is caught and logged.
+    pub fn on_renewal(mut self, listener: impl Fn(&RenewalEvent) + Send + Sync + 'static) -> Self {
+        self.on_renewal = Some(Arc::new(listener));
+        self
+    }
+
+    /// Takes the lock, waiting while another holds it: for ever, unless
+    /// [`wait_timeout`](Self::wait_timeout) or the [retry policy](Self::retry) says otherwise.
+    ///
+    /// Waiters of one manager for one key are served in the order of their arrival.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the place in the queue is given up, and what may have been taken is released
+    /// in the background.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::WaitTimeout`] or [`Error::RetriesExhausted`] when the waiting ended, with the last cause.
+    /// - [`Error::Unavailable`] after as many rounds in a row without a majority answering as
+    ///   [`outage_retries`](crate::LockManagerBuilder::outage_retries) says.
+    /// - [`Error::ValidityExpired`] after as many rounds in a row that took longer than the TTL allows.
+    /// - [`Error::Config`] for a key, TTL or interval out of range; [`Error::Closed`] once the manager is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let guard = manager.lock("report").acquire().await?;
+    /// assert!(guard.is_valid());
+    /// # Ok(()) }
+    /// ```
+    pub async fn acquire(self) -> Result<LockGuard> {
+        self.take(false).await
+    }
+
+    /// Takes the lock in one round or not at all, past the local queue.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, what may have been taken is released in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyHeld`] if another owner holds the lock, [`Error::Unavailable`] if too few nodes answered,
+    /// [`Error::ValidityExpired`] if the round took longer than the TTL allows, [`Error::Config`] for a key, TTL
+    /// or interval out of range, [`Error::Closed`] once the manager is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let _guard = manager.lock("nightly").try_acquire().await?;
+    /// assert!(manager.lock("nightly").try_acquire().await.unwrap_err().is_contended());
+    /// # Ok(()) }
+    /// ```
+    pub async fn try_acquire(self) -> Result<LockGuard> {
+        let wish = self.wish(false)?;
+        let span = tracing::debug_span!("acquire", key = self.key, attempt = 1);
+        let attempt = attempt(&self.keeper, &wish, Opening::AllAtOnce).instrument(span);
+        attempt.await.map(LockGuard::new).map_err(|refusal| refusal.error)
+    }
+
+    /// Extends the lock if the [owner token](Self::owner) holds it already, takes it if it is free, and waits
+    /// like [`acquire`](Self::acquire) while another owner holds it.
+    ///
+    /// The guards of one owner token share one lock: they have the same fencing token as long as the lock is
+    /// unbroken, and releasing or dropping one of them ends it for all. The others learn of it at their next
+    /// extend or renewal, so share owner tokens only where that is no harm.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, what it may have taken is released in the background. A lock that the owner
+    /// held before stays, with its TTL reset or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::{LockManager, OwnerToken};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let (manager, worker) = (LockManager::in_memory(), OwnerToken::new("worker-7")?);
+    /// let first = manager.lock("shard:3").owner(worker.clone()).acquire_or_extend().await?;
+    /// let again = manager.lock("shard:3").owner(worker).acquire_or_extend().await?;
+    /// assert_eq!(first.fencing_token(), again.fencing_token());
+    /// # Ok(()) }
+    /// ```
+    pub async fn acquire_or_extend(self) -> Result<LockGuard> {
+        self.take(true).await
+    }
+
+    /// Takes the lock, renews it while `work` runs, and releases it.
+    ///
+    /// The value of `work` is returned even if the release could not be confirmed: that is logged, and the
+    /// background keeps trying.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, so is `work`, and the lock is released in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire), and [`Error::Lost`] if the lock was lost while `work` ran; then `work`
+    /// was dropped at its current await.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let token = manager.lock("report").run(async |guard| guard.fencing_token()).await?;
+    /// assert!(token.get() > 0);
+    /// # Ok(()) }
+    /// ```
+    pub async fn run<T>(mut self, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
+        self.renewal = self.renewal.or(Some(Renewal { every: None, on_event: None }));
+        let guard = self.acquire().await?;
+        let value = guard.while_held(work(&guard)).await?;
+        let (key, fencing_token) = (guard.key().to_owned(), guard.fencing_token().get());
+        if let Err(error) = guard.release().await {
+            tracing::warn!(key, fencing_token, %error, "work done, but release not confirmed");
+        }
+        Ok(value)
+    }
+
+    async fn take(self, joins: bool) -> Result<LockGuard> {
+        let wish = self.wish(joins)?;
+        let limits = acquire::Limits { wait_timeout: self.wait_timeout, retry: self.retry };
+        acquire::acquire(&self.keeper, wish, limits).await.map(LockGuard::new)
+    }
+
+    /// Checks everything before anything is sent.
+    fn wish(&self, joins: bool) -> Result<Wish> {
+        let settings = &self.keeper.settings;
+        let key = Arc::new(Key::new(&settings.key_prefix, self.key.clone())?);
+        check_ttl(self.ttl, settings.clock_drift)?;
+        let every = self.renewal.as_ref().and_then(|renewal| renewal.every);
+        if let Some(every) = every.filter(|every| every.is_zero() || *every >= self.ttl) {
+            let ttl = self.ttl;
+            return Err(Error::config(format!(
+                "the renewal interval must be more than zero and less than the TTL of {ttl:?}, not {every:?}"
+            )));
+        }
+        Keeper::check_runtime()?;
+        self.keeper.check_open()?;
+        self.keeper.start();
+        let on_event = self.on_renewal.clone();
+        let renewal = self.renewal.as_ref().map(|_| Renewal { every, on_event });
+        Ok(Wish { key, ttl: self.ttl, owner: self.owner.clone(), joins, renewal })
+    }
+}
+
+impl IntoFuture for LockRequest {
+    type Output = Result<LockGuard>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.acquire())
+    }
+}
+
+impl fmt::Debug for LockRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockRequest")
+            .field("key", &self.key)
+            .field("ttl", &self.ttl)
+            .field("wait_timeout", &self.wait_timeout)
+            .field("retry", &self.retry)
+            .field("owner", &self.owner)
+            .field("auto_renew", &self.renewal.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,93 @@
+//! Tickets: a lock on its way from one process to another.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    attempt::{hold, prove},
+    claim::{Offer, Undo},
+    clock,
+    error::Result,
+    guard::LockGuard,
+    keeper::Keeper,
+    key::Key,
+    token::{FencingToken, OwnerToken},
+    validity::check_ttl,
+};
+
+/// What another process needs to take a lock over: made by [`LockGuard::into_ticket`], redeemed by
+/// [`LockManager::adopt`](crate::LockManager::adopt).
+///
+/// It holds the whole owner token, so treat it as a secret. With the feature `serde` it can be serialised.
+///
+/// ```
+/// use std::time::Duration;
+/// use redlatch::{FencingToken, LockTicket, OwnerToken};
+///
+/// let (owner, fencing) = (OwnerToken::new("worker-7")?, FencingToken::new(34));
+/// let ticket = LockTicket::new("shard:3", owner, fencing, Duration::from_secs(30));
+/// assert_eq!(ticket.key(), "shard:3");
+/// # Ok::<(), redlatch::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LockTicket {
+    key: String,
+    owner_token: OwnerToken,
+    fencing_token: FencingToken,
+    ttl: Duration,
+}
+
+impl LockTicket {
+    /// Rebuilds a ticket from its parts; `key` is without the manager's prefix.
+    ///
+    /// Nothing is checked before the ticket is adopted.
+    #[must_use]
+    pub fn new(
+        key: impl Into<String>,
+        owner_token: OwnerToken,
+        fencing_token: FencingToken,
+        ttl: Duration,
+    ) -> Self {
+        Self { key: key.into(), owner_token, fencing_token, ttl }
+    }
+
+    /// Returns the lock's key, without the manager's prefix.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Returns the value under the key in Redis.
+    #[must_use]
+    pub const fn owner_token(&self) -> &OwnerToken {
+        &self.owner_token
+    }
+
+    /// Returns the lock's fencing token, which stays the same when the lock is adopted.
+    #[must_use]
+    pub const fn fencing_token(&self) -> FencingToken {
+        self.fencing_token
+    }
+
+    /// Returns the TTL to which the lock is extended when it is adopted.
+    #[must_use]
+    pub const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+}
+
+/// Takes a ticket's lock over. Until a majority has proved that it is still the ticket's, nothing is undone
+/// whatever happens: the lock may be another adopter's.
+pub(crate) async fn adopt(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<LockGuard> {
+    let LockTicket { key, owner_token, fencing_token, ttl } = ticket;
+    let key = Arc::new(Key::new(&keeper.settings.key_prefix, key)?);
+    check_ttl(ttl, keeper.settings.clock_drift)?;
+    Keeper::check_runtime()?;
+    keeper.check_open()?;
+    keeper.start();
+    let began = clock::now();
+    let armed = keeper.arm(key, owner_token, Offer { undo: Undo::Nothing, renewal: None })?;
+    prove(keeper, armed.claim(), fencing_token.get(), ttl).await?;
+    hold(keeper, armed.claim(), fencing_token.get(), ttl, began)?;
+    Ok(LockGuard::new(armed))
+}

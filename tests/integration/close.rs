@@ -1,0 +1,210 @@
+//! Closing a manager: nothing new, everything pending finished, live locks left alone.
+
+use futures_util::FutureExt;
+use redlatch::{Error, LossReason, OwnerToken};
+
+use crate::support::{Events, Server, Site, everywhere, millis, on_servers, secs, within};
+
+everywhere!(
+    closing_an_idle_manager_leaves_nothing_unreleased,
+    closing_an_unused_manager_is_fine,
+    closing_twice_is_fine,
+    a_closed_manager_takes_no_locks,
+    a_closed_manager_adopts_nothing,
+    a_clone_is_closed_too,
+    close_finishes_the_releases_of_dropped_guards,
+    close_keeps_a_live_guards_key,
+    close_counts_live_guards,
+    close_waits_for_live_guards_to_go,
+    a_live_guard_can_be_released_after_close,
+    a_live_guard_dropped_after_close_is_released,
+    a_live_guard_cannot_be_extended_after_close,
+    a_live_guard_is_lost_by_close,
+    close_ends_renewal,
+    close_ends_the_waiting,
+    another_manager_is_not_closed,
+);
+
+on_servers!(close_reports_what_stayed_unreleased);
+
+/// A manager that waits only briefly in `close`.
+fn hasty(site: &Site) -> redlatch::LockManager {
+    let builder = site.builder().release_timeout(millis(200));
+    builder.build().unwrap()
+}
+
+async fn closing_an_idle_manager_leaves_nothing_unreleased(site: Site) {
+    let manager = site.manager();
+    manager.lock("k").await.unwrap().release().await.unwrap();
+    assert_eq!(within(manager.close()).await, 0);
+}
+
+async fn closing_an_unused_manager_is_fine(site: Site) {
+    assert_eq!(within(site.manager().close()).await, 0);
+}
+
+async fn closing_twice_is_fine(site: Site) {
+    let manager = site.manager();
+    manager.lock("k").await.unwrap().release().await.unwrap();
+    assert_eq!(within(manager.close()).await, 0);
+    assert_eq!(within(manager.close()).await, 0);
+}
+
+async fn a_closed_manager_takes_no_locks(site: Site) {
+    let manager = site.manager();
+    manager.close().await;
+    let errors = [
+        manager.lock("k").acquire().await.unwrap_err(),
+        manager.lock("k").try_acquire().await.unwrap_err(),
+        manager.lock("k").acquire_or_extend().await.unwrap_err(),
+        manager.lock("k").run(async |_| ()).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, Error::Closed), "{error:?}");
+    }
+    assert_eq!(site.holder("k").await, None);
+}
+
+async fn a_closed_manager_adopts_nothing(site: Site) {
+    let ticket = site.manager().lock("k").await.unwrap().into_ticket();
+    let manager = site.manager();
+    manager.close().await;
+    let error = manager.adopt(ticket.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error:?}");
+    let _guard = site.manager().adopt(ticket).await.expect("the ticket is still good");
+}
+
+async fn a_clone_is_closed_too(site: Site) {
+    let manager = site.manager();
+    let clone = manager.clone();
+    manager.close().await;
+    let error = clone.lock("k").acquire().await.unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error:?}");
+}
+
+async fn close_finishes_the_releases_of_dropped_guards(site: Site) {
+    let manager = site.manager();
+    for n in 0..100 {
+        drop(manager.lock(format!("k{n}")).ttl(secs(600)).await.unwrap());
+    }
+    assert_eq!(within(manager.close()).await, 0);
+    for n in 0..100 {
+        assert_eq!(site.holder(&format!("k{n}")).await, None);
+    }
+    site.empties("k0").await;
+}
+
+async fn close_keeps_a_live_guards_key(site: Site) {
+    let manager = hasty(&site);
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    within(manager.close()).await;
+    let holder = site.holder("k").await;
+    assert_eq!(holder.as_deref(), Some(guard.owner_token().as_str()));
+}
+
+async fn close_counts_live_guards(site: Site) {
+    let manager = hasty(&site);
+    let _a = manager.lock("a").ttl(secs(600)).await.unwrap();
+    let _b = manager.lock("b").ttl(secs(600)).await.unwrap();
+    assert_eq!(within(manager.close()).await, 2);
+}
+
+async fn close_waits_for_live_guards_to_go(site: Site) {
+    let manager = site.builder().release_timeout(secs(25)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    let closing = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.close().await }
+    });
+    within(guard.lost()).await;
+    tokio::time::sleep(millis(20)).await;
+    assert!(!closing.is_finished(), "a guard is alive");
+    drop(guard);
+    assert_eq!(within(closing).await.unwrap(), 0);
+    assert_eq!(site.holder("k").await, None);
+}
+
+async fn a_live_guard_can_be_released_after_close(site: Site) {
+    let manager = hasty(&site);
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    within(manager.close()).await;
+    within(guard.release()).await.unwrap();
+    site.empties("k").await;
+}
+
+async fn a_live_guard_dropped_after_close_is_released(site: Site) {
+    let manager = hasty(&site);
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    within(manager.close()).await;
+    drop(guard);
+    site.empties("k").await;
+}
+
+async fn a_live_guard_cannot_be_extended_after_close(site: Site) {
+    let manager = hasty(&site);
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    within(manager.close()).await;
+    for error in
+        [guard.extend(secs(60)).await.unwrap_err(), guard.try_extend(secs(60)).await.unwrap_err()]
+    {
+        assert!(matches!(error, Error::Closed), "{error:?}");
+    }
+}
+
+async fn a_live_guard_is_lost_by_close(site: Site) {
+    let manager = hasty(&site);
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    let (work, _) = within(futures_util::future::join(
+        guard.while_held(std::future::pending::<()>()),
+        manager.close(),
+    ))
+    .await;
+    let closed = matches!(work, Err(Error::Lost { reason: LossReason::Closed, .. }));
+    assert!(closed, "{work:?}");
+    assert_eq!(guard.lost().now_or_never(), Some(LossReason::Closed));
+}
+
+async fn close_ends_renewal(site: Site) {
+    let (events, ticks) = (Events::default(), Events::default());
+    let (manager, other) = (hasty(&site), site.manager());
+    let request = manager.lock("k").ttl(secs(600)).on_renewal(events.listener());
+    let _guard = request.auto_renew_every(millis(20)).await.unwrap();
+    events.more_renewals(1).await;
+    within(manager.close()).await;
+    let renewals = events.renewals();
+    let request = other.lock("clock").on_renewal(ticks.listener());
+    let _clock = request.auto_renew_every(millis(20)).await.unwrap();
+    ticks.more_renewals(5).await;
+    assert_eq!(events.renewals(), renewals);
+}
+
+async fn close_ends_the_waiting(site: Site) {
+    let _guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    let manager = site.manager();
+    let waiter = tokio::spawn(manager.lock("k").acquire());
+    tokio::time::sleep(millis(50)).await;
+    assert_eq!(within(manager.close()).await, 0);
+    let error = within(waiter).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error:?}");
+}
+
+async fn another_manager_is_not_closed(site: Site) {
+    let (one, other) = (site.manager(), site.manager());
+    let owner = OwnerToken::random();
+    let guard = other.lock("k").owner(owner).ttl(secs(600)).await.unwrap();
+    within(one.close()).await;
+    guard.extend(secs(700)).await.unwrap();
+    guard.release().await.unwrap();
+}
+
+async fn close_reports_what_stayed_unreleased(site: Site) {
+    let builder = site.builder().node_timeout(millis(100));
+    let manager = builder.release_timeout(millis(300)).build().unwrap();
+    let a = manager.lock("a").ttl(secs(600)).await.unwrap();
+    let b = manager.lock("b").ttl(secs(600)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    drop((a, b));
+    let unreleased = within(manager.close()).await;
+    site.all().iter().for_each(Server::resume);
+    assert_eq!(unreleased, 2);
+}

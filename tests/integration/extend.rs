@@ -1,0 +1,269 @@
+//! Extending a lock one holds, and only that.
+
+use redlatch::Error;
+
+use crate::support::{Server, Site, eventually, everywhere, millis, on_servers, secs, within};
+
+everywhere!(
+    extend_moves_the_deadline,
+    a_shorter_extend_never_moves_the_deadline_back,
+    extend_of_a_vanished_key_is_refused,
+    extend_of_anothers_lock_is_refused,
+    try_extend_moves_the_deadline,
+    try_extend_of_a_vanished_key_is_refused,
+    try_extend_of_anothers_lock_is_refused,
+    an_extend_out_of_range_changes_nothing,
+    a_lock_can_be_extended_often,
+);
+
+on_servers!(
+    extend_moves_the_keys_expiry,
+    a_shorter_extend_never_shortens_the_keys_expiry,
+    extend_never_creates_a_key,
+    extend_leaves_anothers_key_alone,
+    extend_survives_a_broken_connection,
+    extend_survives_flushed_scripts,
+    extend_retries_while_the_lock_is_valid,
+    try_extend_tells_what_is_down,
+    a_failed_extend_leaves_the_deadline_where_it_was,
+    extend_gives_up_when_validity_ends,
+    a_lock_once_lost_cannot_be_extended,
+    extend_is_refused_by_restarted_servers,
+);
+
+async fn extend_moves_the_deadline(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(30)).await.unwrap();
+    let before = guard.valid_until();
+    guard.extend(secs(300)).await.unwrap();
+    assert_eq!(guard.ttl(), secs(300));
+    assert!(guard.valid_until() > before + secs(200));
+}
+
+async fn try_extend_moves_the_deadline(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(30)).await.unwrap();
+    let before = guard.valid_until();
+    guard.try_extend(secs(300)).await.unwrap();
+    assert!(guard.valid_until() > before + secs(200));
+}
+
+async fn a_shorter_extend_never_moves_the_deadline_back(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(300)).await.unwrap();
+    let before = guard.valid_until();
+    guard.extend(secs(1)).await.unwrap();
+    guard.try_extend(secs(1)).await.unwrap();
+    assert!(guard.valid_until() >= before);
+    let status = site.manager().inspect("k").await.unwrap();
+    assert!(status.expires_in() > Some(secs(150)), "{status:?}");
+}
+
+async fn extend_of_a_vanished_key_is_refused(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    site.delete("k", guard.owner_token()).await;
+    let error = guard.extend(secs(30)).await.unwrap_err();
+    assert!(matches!(&error, Error::NotHeld { key, .. } if key == "k"), "{error:?}");
+    assert!(error.is_not_held() && !guard.is_valid());
+    assert_eq!(site.holder("k").await, None);
+}
+
+async fn try_extend_of_a_vanished_key_is_refused(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    site.delete("k", guard.owner_token()).await;
+    let error = guard.try_extend(secs(30)).await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+    assert_eq!(site.holder("k").await, None);
+}
+
+async fn extend_of_anothers_lock_is_refused(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    site.seize("k", guard.owner_token()).await;
+    let error = guard.extend(secs(30)).await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+    assert_eq!(site.holder("k").await.as_deref(), Some("another-owner"));
+}
+
+async fn try_extend_of_anothers_lock_is_refused(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    site.seize("k", guard.owner_token()).await;
+    let error = guard.try_extend(secs(30)).await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+    assert_eq!(site.holder("k").await.as_deref(), Some("another-owner"));
+}
+
+async fn an_extend_out_of_range_changes_nothing(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    let before = guard.valid_until();
+    for ttl in [secs(0), std::time::Duration::from_micros(500), secs(86_401)] {
+        let error = guard.extend(ttl).await.unwrap_err();
+        assert!(matches!(error, Error::Config { .. }), "{ttl:?}: {error:?}");
+        assert!(guard.try_extend(ttl).await.unwrap_err().is_config());
+    }
+    assert_eq!(guard.valid_until(), before);
+    assert!(guard.is_valid());
+}
+
+async fn a_lock_can_be_extended_often(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    let mut deadline = guard.valid_until();
+    for _ in 0..20 {
+        guard.extend(secs(30)).await.unwrap();
+        assert!(guard.valid_until() >= deadline);
+        deadline = guard.valid_until();
+    }
+    guard.release().await.unwrap();
+}
+
+async fn extend_moves_the_keys_expiry(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(30)).await.unwrap();
+    guard.extend(secs(300)).await.unwrap();
+    eventually("every key lives longer", async || {
+        site.all().iter().all(|server| server.pttl("k") > Some(secs(100)))
+    })
+    .await;
+}
+
+async fn a_shorter_extend_never_shortens_the_keys_expiry(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(300)).await.unwrap();
+    for _ in 0..5 {
+        guard.extend(secs(1)).await.unwrap();
+    }
+    for server in site.all() {
+        assert!(server.pttl("k") > Some(secs(150)));
+    }
+}
+
+async fn extend_never_creates_a_key(site: Site) {
+    let manager = site.manager();
+    let guard = manager.lock("k").await.unwrap();
+    site.delete("k", guard.owner_token()).await;
+    guard.extend(secs(30)).await.unwrap_err();
+    guard.try_extend(secs(30)).await.unwrap_err();
+    drop(guard);
+    manager.close().await;
+    assert!(site.lock_keys().is_empty());
+}
+
+async fn extend_leaves_anothers_key_alone(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    for server in site.all() {
+        server.command(&["SET", "k", "foreign", "PX", "5000000"]);
+    }
+    guard.extend(secs(30)).await.unwrap_err();
+    guard.extend(secs(20_000)).await.unwrap_err();
+    for server in site.all() {
+        assert_eq!(server.get("k").as_deref(), Some("foreign"));
+        let left = server.pttl("k").unwrap();
+        assert!(left > secs(4000) && left <= secs(5000), "{left:?}");
+    }
+}
+
+async fn extend_survives_a_broken_connection(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    for server in site.all() {
+        server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    }
+    within(guard.extend(secs(60))).await.unwrap();
+}
+
+async fn extend_survives_flushed_scripts(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    for server in site.all() {
+        server.command(&["SCRIPT", "FLUSH"]);
+    }
+    guard.try_extend(secs(60)).await.unwrap();
+}
+
+async fn extend_retries_while_the_lock_is_valid(site: Site) {
+    let manager = site.builder().node_timeout(millis(100)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    let extend = guard.extend(secs(900));
+    let resume = async {
+        tokio::time::sleep(millis(400)).await;
+        site.all().iter().for_each(Server::resume);
+    };
+    let (extended, ()) = within(futures_util::future::join(extend, resume)).await;
+    extended.expect("the servers came back in time");
+    assert!(guard.remaining() > secs(600));
+}
+
+async fn try_extend_tells_what_is_down(site: Site) {
+    let manager = site.builder().node_timeout(millis(100)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    let error = within(guard.try_extend(secs(900))).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { reached: 0, .. }), "{error:?}");
+    assert!(guard.is_valid(), "unknown is not lost");
+    site.all().iter().for_each(Server::resume);
+}
+
+async fn a_failed_extend_leaves_the_deadline_where_it_was(site: Site) {
+    let manager = site.builder().node_timeout(millis(100)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    let before = guard.valid_until();
+    site.all().iter().for_each(Server::pause);
+    within(guard.try_extend(secs(900))).await.unwrap_err();
+    assert_eq!(guard.valid_until(), before);
+    site.all().iter().for_each(Server::resume);
+}
+
+async fn extend_gives_up_when_validity_ends(site: Site) {
+    let manager = site.builder().node_timeout(millis(100)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(1)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    within(guard.extend(secs(600))).await.unwrap_err();
+    assert!(!guard.is_valid());
+    site.all().iter().for_each(Server::resume);
+}
+
+async fn a_lock_once_lost_cannot_be_extended(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(1)).await.unwrap();
+    for server in site.all() {
+        server.command(&["PEXPIRE", "k", "600000"]);
+    }
+    within(guard.lost()).await;
+    let error = guard.extend(secs(600)).await.unwrap_err();
+    assert!(error.is_not_held() || error.is_lost(), "{error:?}");
+    guard.try_extend(secs(600)).await.unwrap_err();
+    assert!(!guard.is_valid() && guard.remaining().is_zero());
+}
+
+async fn extend_is_refused_by_restarted_servers(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    site.all().iter().for_each(Server::restart);
+    let error = within(guard.extend(secs(600))).await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+    assert!(site.lock_keys().is_empty());
+}
+
+#[tokio::test]
+async fn extend_holds_while_a_majority_does() {
+    let site = Site::servers(3);
+    let guard = site.manager().lock("k").ttl(secs(30)).await.unwrap();
+    site.all()[0].del("k");
+    guard.extend(secs(300)).await.unwrap();
+    assert!(guard.remaining() > secs(200));
+    assert_eq!(site.all()[0].get("k"), None, "extend never creates a key");
+}
+
+#[tokio::test]
+async fn extend_is_refused_once_a_majority_has_lost_the_key() {
+    let site = Site::servers(3);
+    let guard = site.manager().lock("k").ttl(secs(30)).await.unwrap();
+    site.all()[..2].iter().for_each(|server| server.del("k"));
+    let error = guard.extend(secs(300)).await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+    assert!(!guard.is_valid());
+}
+
+#[tokio::test]
+async fn a_minority_that_was_extended_does_not_move_the_deadline() {
+    let site = Site::servers(3);
+    let manager = site.builder().node_timeout(millis(100)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(30)).await.unwrap();
+    let before = guard.valid_until();
+    site.all()[..2].iter().for_each(Server::pause);
+    let error = within(guard.try_extend(secs(300))).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { needed: 2, reached: 1, .. }), "{error:?}");
+    assert_eq!(guard.valid_until(), before);
+    site.all()[..2].iter().for_each(Server::resume);
+}

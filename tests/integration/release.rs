@@ -1,0 +1,173 @@
+//! Ending a lock: by release, by forgetting it.
+
+use redlatch::Error;
+
+use crate::support::{Server, Site, eventually, everywhere, millis, on_servers, secs, within};
+
+everywhere!(
+    release_frees_the_lock,
+    release_of_a_vanished_key_is_not_held,
+    release_keeps_a_lock_taken_by_another_owner,
+    a_forgotten_lock_stays_until_its_ttl_is_over,
+    a_forgotten_lock_is_no_longer_renewed,
+);
+
+on_servers!(
+    release_deletes_the_key_on_every_server,
+    release_keeps_a_key_taken_by_another_owner,
+    release_of_an_expired_lock_is_not_held,
+    release_is_unavailable_in_bounded_time,
+    release_goes_on_in_the_background,
+    release_survives_a_broken_connection,
+    release_survives_flushed_scripts,
+    release_reaches_a_server_that_was_away_for_a_while,
+    release_of_restarted_servers_is_not_held,
+);
+
+async fn release_frees_the_lock(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    guard.release().await.unwrap();
+    let _guard = site.manager().lock("k").try_acquire().await.unwrap();
+}
+
+async fn release_of_a_vanished_key_is_not_held(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    site.delete("k", guard.owner_token()).await;
+    let error = guard.release().await.unwrap_err();
+    assert!(matches!(&error, Error::NotHeld { key, .. } if key == "k"), "{error:?}");
+    assert!(error.is_not_held());
+}
+
+async fn release_keeps_a_lock_taken_by_another_owner(site: Site) {
+    let guard = site.manager().lock("k").await.unwrap();
+    site.seize("k", guard.owner_token()).await;
+    let error = guard.release().await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+    assert_eq!(site.holder("k").await.as_deref(), Some("another-owner"));
+}
+
+async fn a_forgotten_lock_stays_until_its_ttl_is_over(site: Site) {
+    let manager = site.manager();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    let owner = guard.owner_token().as_str().to_owned();
+    guard.forget();
+    manager.close().await;
+    assert_eq!(site.holder("k").await, Some(owner));
+}
+
+async fn a_forgotten_lock_is_no_longer_renewed(site: Site) {
+    let request = site.manager().lock("k").ttl(secs(1));
+    request.auto_renew_every(millis(20)).await.unwrap().forget();
+    site.empties("k").await;
+}
+
+async fn release_deletes_the_key_on_every_server(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    guard.release().await.unwrap();
+    site.empties("k").await;
+}
+
+async fn release_keeps_a_key_taken_by_another_owner(site: Site) {
+    let manager = site.manager();
+    let guard = manager.lock("k").await.unwrap();
+    for server in site.all() {
+        server.command(&["SET", "k", "foreign", "PX", "600000"]);
+    }
+    assert!(guard.release().await.unwrap_err().is_not_held());
+    manager.close().await;
+    for server in site.all() {
+        assert_eq!(server.get("k").as_deref(), Some("foreign"));
+        assert!(server.pttl("k") > Some(secs(300)));
+    }
+}
+
+async fn release_of_an_expired_lock_is_not_held(site: Site) {
+    let guard = site.manager().lock("k").ttl(millis(300)).await.unwrap();
+    eventually("the key expires", async || site.lock_keys().is_empty()).await;
+    let error = guard.release().await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+}
+
+async fn release_is_unavailable_in_bounded_time(site: Site) {
+    let builder = site.builder().node_timeout(millis(100));
+    let manager = builder.release_timeout(millis(400)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    let error = within(guard.release()).await.unwrap_err();
+    let Error::Unavailable { key, nodes, reached: 0, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(key, "k");
+    assert!(error.is_unavailable() && !nodes.is_empty());
+    site.all().iter().for_each(Server::resume);
+}
+
+async fn release_goes_on_in_the_background(site: Site) {
+    let builder = site.builder().node_timeout(millis(100));
+    let manager = builder.release_timeout(millis(200)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    within(guard.release()).await.unwrap_err();
+    site.all().iter().for_each(Server::resume);
+    site.empties("k").await;
+}
+
+async fn release_survives_a_broken_connection(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    for server in site.all() {
+        server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    }
+    within(guard.release()).await.unwrap();
+    site.empties("k").await;
+}
+
+async fn release_survives_flushed_scripts(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    for server in site.all() {
+        server.command(&["SCRIPT", "FLUSH"]);
+    }
+    within(guard.release()).await.unwrap();
+    site.empties("k").await;
+}
+
+async fn release_reaches_a_server_that_was_away_for_a_while(site: Site) {
+    let manager = site.builder().node_timeout(millis(100)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    let release = guard.release();
+    let resume = async {
+        tokio::time::sleep(millis(600)).await;
+        site.all().iter().for_each(Server::resume);
+    };
+    let (released, ()) = within(futures_util::future::join(release, resume)).await;
+    released.expect("the servers came back within the release timeout");
+    site.empties("k").await;
+}
+
+async fn release_of_restarted_servers_is_not_held(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    site.all().iter().for_each(Server::restart);
+    let error = within(guard.release()).await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn release_is_confirmed_by_a_majority_that_still_held_the_key() {
+    let site = Site::servers(3);
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    site.all()[0].del("k");
+    guard.release().await.unwrap();
+    site.empties("k").await;
+}
+
+#[tokio::test]
+async fn release_is_not_held_when_a_majority_had_lost_the_key() {
+    let site = Site::servers(3);
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    site.all()[..2].iter().for_each(|server| server.del("k"));
+    let error = guard.release().await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+    site.empties("k").await;
+}

@@ -1,0 +1,116 @@
+//! `acquire_or_extend`: guards that share an owner token share one lock.
+
+use redlatch::{Error, LossReason, OwnerToken};
+
+use crate::support::{Site, everywhere, millis, on_servers, secs, within};
+
+everywhere!(
+    a_free_lock_is_acquired,
+    a_free_lock_is_acquired_without_an_owner_token_too,
+    the_owners_lock_is_extended,
+    the_owners_lock_is_not_shortened,
+    guards_of_one_owner_share_the_fencing_token,
+    a_lock_taken_anew_gets_a_new_fencing_token,
+    anothers_lock_is_waited_for,
+    anothers_lock_is_kept_when_the_wait_ends,
+    releasing_one_guard_ends_the_lock_for_all,
+    dropping_one_guard_ends_the_lock_for_all,
+);
+
+on_servers!(the_owners_lock_is_extended_in_redis);
+
+fn owner() -> OwnerToken {
+    OwnerToken::new("worker-7").unwrap()
+}
+
+async fn a_free_lock_is_acquired(site: Site) {
+    let request = site.manager().lock("k").owner(owner());
+    let guard = request.acquire_or_extend().await.unwrap();
+    assert!(guard.is_valid());
+    assert_eq!(site.holder("k").await.as_deref(), Some("worker-7"));
+}
+
+async fn a_free_lock_is_acquired_without_an_owner_token_too(site: Site) {
+    let guard = site.manager().lock("k").acquire_or_extend().await.unwrap();
+    let holder = site.holder("k").await;
+    assert_eq!(holder.as_deref(), Some(guard.owner_token().as_str()));
+}
+
+async fn the_owners_lock_is_extended(site: Site) {
+    let first = site.manager().lock("k").owner(owner()).ttl(secs(20)).await.unwrap();
+    let request = site.manager().lock("k").owner(owner()).ttl(secs(200));
+    let second = request.acquire_or_extend().await.unwrap();
+    assert!(second.valid_until() > first.valid_until() + secs(60));
+}
+
+async fn the_owners_lock_is_extended_in_redis(site: Site) {
+    let _first = site.manager().lock("k").owner(owner()).ttl(secs(20)).await.unwrap();
+    let request = site.manager().lock("k").owner(owner()).ttl(secs(200));
+    let _second = request.acquire_or_extend().await.unwrap();
+    let extended = site.all().iter().filter(|server| server.pttl("k") > Some(secs(60)));
+    assert!(extended.count() > site.all().len() / 2);
+}
+
+async fn the_owners_lock_is_not_shortened(site: Site) {
+    let _first = site.manager().lock("k").owner(owner()).ttl(secs(600)).await.unwrap();
+    let request = site.manager().lock("k").owner(owner()).ttl(secs(5));
+    let _second = request.acquire_or_extend().await.unwrap();
+    let status = site.manager().inspect("k").await.unwrap();
+    assert!(status.expires_in() > Some(secs(300)), "{status:?}");
+}
+
+async fn guards_of_one_owner_share_the_fencing_token(site: Site) {
+    let manager = site.manager();
+    let request = || manager.lock("k").owner(owner());
+    let first = request().acquire().await.unwrap();
+    let second = request().acquire_or_extend().await.unwrap();
+    let third = site.manager().lock("k").owner(owner()).acquire_or_extend().await.unwrap();
+    assert_eq!(first.fencing_token(), second.fencing_token());
+    assert_eq!(first.fencing_token(), third.fencing_token());
+}
+
+async fn a_lock_taken_anew_gets_a_new_fencing_token(site: Site) {
+    let request = || site.manager().lock("k").owner(owner());
+    let first = request().acquire_or_extend().await.unwrap();
+    let old = first.fencing_token();
+    first.release().await.unwrap();
+    let second = request().acquire_or_extend().await.unwrap();
+    assert!(second.fencing_token() > old);
+}
+
+async fn anothers_lock_is_waited_for(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    let waiter = tokio::spawn(site.manager().lock("k").owner(owner()).acquire_or_extend());
+    tokio::time::sleep(millis(20)).await;
+    assert!(!waiter.is_finished(), "the lock is held");
+    guard.release().await.unwrap();
+    let _guard = within(waiter).await.unwrap().unwrap();
+}
+
+async fn anothers_lock_is_kept_when_the_wait_ends(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    let request = site.manager().lock("k").owner(owner()).wait_timeout(millis(50));
+    let error = within(request.acquire_or_extend()).await.unwrap_err();
+    assert!(error.is_timeout() && error.is_contended(), "{error:?}");
+    let holder = site.holder("k").await;
+    assert_eq!(holder.as_deref(), Some(guard.owner_token().as_str()));
+}
+
+async fn releasing_one_guard_ends_the_lock_for_all(site: Site) {
+    let request = || site.manager().lock("k").owner(owner());
+    let first = request().acquire_or_extend().await.unwrap();
+    let second = request().acquire_or_extend().await.unwrap();
+    second.release().await.unwrap();
+    let error = first.extend(secs(60)).await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+    assert_eq!(within(first.lost()).await, LossReason::Taken);
+}
+
+async fn dropping_one_guard_ends_the_lock_for_all(site: Site) {
+    let request = || site.manager().lock("k").owner(owner());
+    let first = request().acquire_or_extend().await.unwrap();
+    drop(request().acquire_or_extend().await.unwrap());
+    site.empties("k").await;
+    let error = first.try_extend(secs(60)).await.unwrap_err();
+    assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+}

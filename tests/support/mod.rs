@@ -1,0 +1,69 @@
+//! What the tests stand on: real servers, sites of nodes, a faulty network and ways to drive futures.
+
+mod drive;
+mod events;
+mod monitor;
+mod proxy;
+mod seeds;
+mod server;
+mod site;
+mod trace;
+
+pub(crate) use drive::{BOUND, eventually, millis, poll_times, secs, spin, within};
+pub(crate) use events::{Events, Seen};
+pub(crate) use monitor::Monitor;
+pub(crate) use proxy::Proxy;
+pub(crate) use seeds::Seeds;
+pub(crate) use server::Server;
+pub(crate) use site::Site;
+pub(crate) use trace::{Record, Trace};
+
+/// Tests each fact on one server, on three, on one node in memory and on three of those.
+macro_rules! everywhere {
+    ($($fact:ident),+ $(,)?) => {$(
+        mod $fact {
+            use crate::support::Site;
+
+            #[tokio::test]
+            async fn on_one_server() {
+                super::$fact(Site::servers(1)).await;
+            }
+
+            #[tokio::test]
+            async fn on_three_servers() {
+                super::$fact(Site::servers(3)).await;
+            }
+
+            #[tokio::test]
+            async fn on_one_node_in_memory() {
+                super::$fact(Site::memory(1)).await;
+            }
+
+            #[tokio::test]
+            async fn on_three_nodes_in_memory() {
+                super::$fact(Site::memory(3)).await;
+            }
+        }
+    )+};
+}
+
+/// Tests each fact on one server and on three.
+macro_rules! on_servers {
+    ($($fact:ident),+ $(,)?) => {$(
+        mod $fact {
+            use crate::support::Site;
+
+            #[tokio::test]
+            async fn on_one_server() {
+                super::$fact(Site::servers(1)).await;
+            }
+
+            #[tokio::test]
+            async fn on_three_servers() {
+                super::$fact(Site::servers(3)).await;
+            }
+        }
+    )+};
+}
+
+pub(crate) use {everywhere, on_servers};

@@ -1,0 +1,130 @@
+//! A faulty network in front of a server.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{sleep, spawn};
+use std::time::Duration;
+
+use super::server::Server;
+
+/// Forwards bytes to a server and back, until told otherwise.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    upstream: u16,
+    faults: Mutex<Faults>,
+    sockets: Mutex<Vec<TcpStream>>,
+    ended: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    swallow_replies: bool,
+    reply_delay: Duration,
+}
+
+impl Proxy {
+    pub(crate) fn start(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is found");
+        let port = listener.local_addr().expect("it is bound").port();
+        let upstream = server.port();
+        let shared = Arc::new(Shared { upstream, ..Shared::default() });
+        let accepting = Arc::clone(&shared);
+        spawn(move || accept(&listener, &accepting));
+        Self { port, shared }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Lets requests through and loses every reply from now on.
+    pub(crate) fn swallow_replies(&self) {
+        self.shared.faults().swallow_replies = true;
+    }
+
+    /// Lets each reply through this much later.
+    pub(crate) fn delay_replies(&self, delay: Duration) {
+        self.shared.faults().reply_delay = delay;
+    }
+
+    /// Ends all faults; what was swallowed stays lost.
+    pub(crate) fn heal(&self) {
+        *self.shared.faults() = Faults::default();
+    }
+
+    /// Cuts all connections; new ones are accepted.
+    pub(crate) fn cut(&self) {
+        for socket in self.shared.sockets().drain(..) {
+            drop(socket.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.cut();
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+    }
+}
+
+impl Shared {
+    fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sockets(&self) -> std::sync::MutexGuard<'_, Vec<TcpStream>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming().map_while(Result::ok) {
+        if shared.ended.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Ok(server) = TcpStream::connect(("127.0.0.1", shared.upstream)) {
+            connect(client, server, shared);
+        }
+    }
+}
+
+fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
+    let copy = |socket: &TcpStream| socket.try_clone().expect("a socket can be cloned");
+    drop(client.set_nodelay(true));
+    drop(server.set_nodelay(true));
+    shared.sockets().extend([copy(&client), copy(&server)]);
+    let (requests, onward) = (copy(&client), copy(&server));
+    spawn(move || pump(requests, onward, |_| true));
+    let shared = Arc::clone(shared);
+    spawn(move || {
+        pump(server, client, |_| {
+            let faults = *shared.faults();
+            sleep(faults.reply_delay);
+            !faults.swallow_replies
+        });
+    });
+}
+
+/// Copies bytes until either side ends; a piece that `pass` refuses is lost.
+fn pump(mut from: TcpStream, mut to: TcpStream, mut pass: impl FnMut(&[u8]) -> bool) {
+    let mut piece = [0; 4096];
+    loop {
+        match from.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) if pass(&piece[..n]) && to.write_all(&piece[..n]).is_err() => break,
+            Err(error) if error.kind() != ErrorKind::Interrupted => break,
+            _ => {}
+        }
+    }
+    drop(from.shutdown(Shutdown::Both));
+    drop(to.shutdown(Shutdown::Both));
+}

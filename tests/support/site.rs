@@ -1,0 +1,110 @@
+//! The nodes a fact is tested on: one or several, real servers or in memory.
+
+use std::time::Duration;
+
+use redlatch::{LockManager, LockManagerBuilder, Node, OwnerToken};
+
+use super::drive::eventually;
+use super::server::Server;
+
+#[derive(Debug)]
+pub(crate) enum Site {
+    Servers(Vec<Server>),
+    Memory(Vec<Node>),
+}
+
+impl Site {
+    pub(crate) fn servers(n: usize) -> Self {
+        Self::Servers(Server::group(n))
+    }
+
+    pub(crate) fn memory(n: usize) -> Self {
+        Self::Memory((0..n).map(|_| Node::in_memory()).collect())
+    }
+
+    /// A builder over all nodes, patient enough for a loaded machine.
+    pub(crate) fn builder(&self) -> LockManagerBuilder {
+        let builder = match self {
+            Self::Servers(servers) => match servers.as_slice() {
+                [only] => LockManager::single(only.url()),
+                several => LockManager::quorum(several.iter().map(Server::url)),
+            },
+            Self::Memory(nodes) => match nodes.as_slice() {
+                [only] => LockManager::single(only.clone()),
+                several => LockManager::quorum(several.to_vec()),
+            },
+        };
+        let patience = Duration::from_secs(10);
+        builder.node_timeout(patience).release_timeout(patience)
+    }
+
+    /// A manager of its own over all nodes.
+    pub(crate) fn manager(&self) -> LockManager {
+        self.builder().build().expect("the settings are valid")
+    }
+
+    /// The real servers; none for nodes in memory.
+    pub(crate) fn all(&self) -> &[Server] {
+        match self {
+            Self::Servers(servers) => servers,
+            Self::Memory(_) => &[],
+        }
+    }
+
+    pub(crate) fn is_memory(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
+
+    /// The owner token that holds `key` on a majority of nodes.
+    pub(crate) async fn holder(&self, key: &str) -> Option<String> {
+        let status = self.manager().inspect(key).await.expect("the nodes answer");
+        status.owner_token().map(|owner| owner.as_str().to_owned())
+    }
+
+    /// Deletes `key` on all nodes behind its holder's back.
+    pub(crate) async fn delete(&self, key: &str, owner: &OwnerToken) {
+        match self {
+            Self::Servers(servers) => servers.iter().for_each(|server| server.del(key)),
+            Self::Memory(_) => {
+                let thief = self.manager();
+                let request = thief.lock(key).owner(owner.clone());
+                let held = request.acquire_or_extend().await.expect("the owner may take it over");
+                held.release().await.expect("the owner may release it");
+            }
+        }
+    }
+
+    /// Gives `key` to another owner, behind its holder's back, on all nodes.
+    pub(crate) async fn seize(&self, key: &str, owner: &OwnerToken) {
+        self.delete(key, owner).await;
+        let other = OwnerToken::new(ANOTHER).expect("the token is valid");
+        let request = self.manager().lock(key).owner(other).ttl(Duration::from_secs(600));
+        request.try_acquire().await.expect("the key is free").forget();
+    }
+
+    /// Lock keys on every node; empty for nodes in memory.
+    pub(crate) fn lock_keys(&self) -> Vec<String> {
+        self.all().iter().flat_map(Server::lock_keys).collect()
+    }
+
+    /// Waits until no real server holds `key`.
+    pub(crate) async fn empties_of(&self, key: &str) {
+        eventually("the key is gone", async || {
+            self.all().iter().all(|server| server.get(key).is_none())
+        })
+        .await;
+    }
+
+    /// Waits until no node holds `key`, and no real server any lock key.
+    pub(crate) async fn empties(&self, key: &str) {
+        eventually("no node holds a lock key", async || self.lock_keys().is_empty()).await;
+        let watcher = self.manager();
+        eventually("the key is free", async || {
+            !watcher.inspect(key).await.expect("the nodes answer").is_held()
+        })
+        .await;
+    }
+}
+
+/// The owner token that [`Site::seize`] leaves.
+const ANOTHER: &str = "another-owner";
