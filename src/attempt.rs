@@ -113,13 +113,12 @@ impl<'a> Election<'a> {
 
     /// Asks the nodes, all of them unless the first refuses.
     async fn open(&mut self, opening: Opening) -> Result<(), Refusal> {
-        self.claim.expect_until(self.wish.ttl);
         let order = match opening {
             Opening::AllAtOnce => Vec::new(),
             Opening::OneFirst => self.ledger.order_of(&self.wish.key),
         };
         for node in order {
-            self.ask(node);
+            self.ask(&[node]);
             // A node that is slow may vote with the others.
             let Ok(Some(reply)) = timeout(CANVASS_PATIENCE, self.round.next()).await else { break };
             self.note(reply);
@@ -131,14 +130,18 @@ impl<'a> Election<'a> {
             }
         }
         let rest: Vec<usize> = (0..self.asked.len()).filter(|&node| !self.asked[node]).collect();
-        rest.into_iter().for_each(|node| self.ask(node));
+        self.ask(&rest);
         Ok(())
     }
 
-    fn ask(&mut self, node: usize) {
-        self.asked[node] = true;
-        let acquire = Command::Acquire { ttl: self.wish.ttl, proposal: self.proposal };
-        self.round.push(node, self.ledger.ask(node, &self.claim, acquire));
+    fn ask(&mut self, nodes: &[usize]) {
+        let (ttl, sent) = (self.wish.ttl, clock::now());
+        self.claim.expect_until(ttl);
+        let acquire = Command::Acquire { ttl, proposal: self.proposal };
+        for &node in nodes {
+            self.asked[node] = true;
+            self.round.push(node, sent, self.ledger.ask(node, &self.claim, acquire));
+        }
     }
 
     /// Waits until a majority has reported one and the same fencing token: rule F.
@@ -172,7 +175,7 @@ impl<'a> Election<'a> {
         let told = self.reports[node].told().unwrap_or_default();
         self.reports[node] = Report::Raising(told, to);
         let raise = Command::Touch { ttl: None, token: to, mode: Touch::Keep };
-        self.round.push(node, self.ledger.ask(node, &self.claim, raise));
+        self.round.push(node, clock::now(), self.ledger.ask(node, &self.claim, raise));
     }
 
     fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
@@ -288,10 +291,10 @@ pub(crate) async fn prove(
 ) -> Result<()> {
     let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
     claim.expect_until(ttl);
-    let mut round = Round::new();
+    let (mut round, sent) = (Round::new(), clock::now());
     for node in 0..ledger.links.len() {
         let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
-        round.push(node, ledger.ask(node, claim, adopt));
+        round.push(node, sent, ledger.ask(node, claim, adopt));
     }
     let (mut proven, mut refused, mut errors) = (0, 0, Vec::new());
     while let Some(Reply { node, sent, answer }) = round.next().await {

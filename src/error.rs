@@ -228,6 +228,7 @@ impl Display for LossReason {
 pub struct NodeError {
     node: Arc<str>,
     cause: Arc<dyn StdError + Send + Sync>,
+    is_silence: bool,
 }
 
 impl NodeError {
@@ -236,7 +237,17 @@ impl NodeError {
     }
 
     pub(crate) fn shared(node: &Arc<str>, cause: Arc<dyn StdError + Send + Sync>) -> Self {
-        Self { node: node.clone(), cause }
+        Self { node: node.clone(), cause, is_silence: false }
+    }
+
+    /// That the node gave no answer in time.
+    pub(crate) fn silence(node: &Arc<str>, cause: impl StdError + Send + Sync + 'static) -> Self {
+        Self { is_silence: true, ..Self::new(node, cause) }
+    }
+
+    /// Whether all that is known is that no answer came in time: what was sent may be carried out yet.
+    pub(crate) const fn is_silence(&self) -> bool {
+        self.is_silence
     }
 
     /// Returns the node's name: `host:port`, or the path of its socket.

@@ -42,9 +42,9 @@ pub(crate) async fn extend_once(keeper: &Keeper, claim: &Arc<Claim>, ttl: Durati
     check_held(claim)?;
     let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
     let touch = claim.touch(ttl, Touch::Keep);
-    let mut round = Round::new();
+    let (mut round, sent) = (Round::new(), clock::now());
     for node in 0..ledger.links.len() {
-        round.push(node, ledger.ask(node, claim, touch));
+        round.push(node, sent, ledger.ask(node, claim, touch));
     }
     let (mut confirmed, mut errors) = (0, Vec::new());
     while let Some(Reply { node, sent, answer }) = round.next().await {

@@ -32,10 +32,11 @@ pub(crate) enum Choice {
 }
 
 pub(crate) fn choose(reports: &[Report], quorum: usize) -> Choice {
+    // A node that is being raised will soon not stand by what it told.
+    let settled =
+        |token: u64| reports.iter().filter(|report| **report == Report::Told(token)).count();
     let told: Vec<u64> = reports.iter().filter_map(Report::told).collect();
-    let agreed =
-        told.iter().find(|token| told.iter().filter(|other| other == token).count() >= quorum);
-    if let Some(token) = agreed {
+    if let Some(token) = told.iter().find(|token| settled(**token) >= quorum) {
         return Choice::Agreed(*token);
     }
     let awaited = reports.iter().filter(|report| **report == Report::Awaited).count();
@@ -84,6 +85,11 @@ mod tests {
     fn a_raise_under_way_does_not_count_before_its_answer() {
         assert_eq!(choose(&[Raising(7, 9), Told(9), Out], 2), Wait);
         assert_eq!(choose(&[Told(9), Told(9), Out], 2), Agreed(9));
+    }
+
+    #[test]
+    fn a_raise_under_way_takes_back_what_was_told() {
+        assert_eq!(choose(&[Raising(5, 7), Told(7), Told(5)], 2), Raise { to: 7, nodes: vec![2] });
     }
 
     #[test]

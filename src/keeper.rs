@@ -274,9 +274,9 @@ impl Ledger {
         let mut answered = 0;
         let mut pause = FIRST_PAUSE;
         loop {
-            let mut round = Round::new();
+            let (mut round, sent) = (Round::new(), clock::now());
             for node in claim.to_release() {
-                round.push(node, self.ask(node, &claim, command));
+                round.push(node, sent, self.ask(node, &claim, command));
             }
             while let Some(reply) = round.next().await {
                 answered += usize::from(reply.answer.is_ok());

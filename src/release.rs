@@ -23,8 +23,10 @@ pub(crate) struct Release {
 enum Settled {
     /// Not answered yet.
     Open,
-    /// Asked without an answer: it may or may not be deleted.
-    Unknown,
+    /// Asked without an answer in time: it may be deleted yet.
+    Silent,
+    /// Asked, but the connection broke or could not be made: the node may have lost its memory.
+    Broken,
     Deleted,
     NotOurs,
 }
@@ -39,7 +41,8 @@ impl Release {
 
     /// The nodes that may still hold the key.
     pub(crate) fn open(&mut self) -> Vec<usize> {
-        let is_open = |&node: &usize| matches!(self.nodes[node], Settled::Open | Settled::Unknown);
+        let is_open =
+            |&node: &usize| !matches!(self.nodes[node], Settled::Deleted | Settled::NotOurs);
         (0..self.nodes.len()).filter(is_open).collect()
     }
 
@@ -49,13 +52,14 @@ impl Release {
         self.nodes[node] = match answer {
             Ok(Answer::Deleted) => Settled::Deleted,
             // An earlier release went unanswered: it is that which deleted the key.
-            Ok(Answer::Gone) if self.nodes[node] == Settled::Unknown && self.was_valid => {
+            Ok(Answer::Gone) if self.nodes[node] == Settled::Silent && self.was_valid => {
                 Settled::Deleted
             }
             Ok(_) => Settled::NotOurs,
             Err(error) => {
+                let is_silent = error.is_silence() && self.nodes[node] != Settled::Broken;
                 self.errors.push((node, error));
-                Settled::Unknown
+                if is_silent { Settled::Silent } else { Settled::Broken }
             }
         };
     }
@@ -112,6 +116,10 @@ mod tests {
         Release::new(asked.into_iter(), was_valid)
     }
 
+    fn silent() -> Result<Answer, NodeError> {
+        Err(NodeError::silence(&"a:1".into(), std::io::Error::other("no answer")))
+    }
+
     fn failed() -> Result<Answer, NodeError> {
         Err(NodeError::new(&"a:1".into(), std::io::Error::other("no route")))
     }
@@ -150,10 +158,22 @@ mod tests {
     fn a_key_gone_after_an_unanswered_release_was_deleted_by_it() {
         let mut release = release([true; 3], true);
         for node in 0..2 {
-            release.note(node, failed());
+            release.note(node, silent());
             release.note(node, Ok(Answer::Gone));
         }
         assert!(release.verdict("k").unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_key_gone_after_a_broken_connection_may_have_been_lost_before() {
+        let mut release = release([true; 3], true);
+        for node in 0..2 {
+            release.note(node, silent());
+            release.note(node, failed());
+            release.note(node, silent());
+            release.note(node, Ok(Answer::Gone));
+        }
+        assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 
     #[test]

@@ -186,12 +186,12 @@ impl Batch {
         claims: Vec<Arc<Claim>>,
         back: mpsc::UnboundedSender<Return>,
     ) -> Self {
-        let mut round = Round::new();
+        let (mut round, sent) = (Round::new(), clock::now());
         let touch = |claim: &Arc<Claim>| (claim.clone(), claim.touch(claim.ttl(), Touch::Keep));
         let touches: Arc<[_]> = claims.iter().map(touch).collect();
         for node in 0..ledger.links.len() {
             let (ledger, touches) = (ledger.clone(), touches.clone());
-            round.push(node, async move {
+            round.push(node, sent, async move {
                 let trailed = touches.iter().map(|(claim, touch)| (&claim.trail, *touch));
                 ledger.links[node].ask_all(&trailed.collect::<Vec<_>>()).await
             });
@@ -249,7 +249,7 @@ impl Batch {
                     "lock put back"
                 );
                 let call = ledger.ask(node, &item.claim, heal);
-                round.push(node, async move { (place, call.await) });
+                round.push(node, clock::now(), async move { (place, call.await) });
             }
         }
         while let Some(Reply { node, sent, answer: (place, answer) }) = round.next().await {

@@ -9,8 +9,6 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::clock;
-
 /// One node's answer to a command of a round.
 pub(crate) struct Reply<T> {
     pub(crate) node: usize,
@@ -37,9 +35,14 @@ impl<T> Round<T> {
         Self { calls: Vec::new(), replies: VecDeque::new() }
     }
 
-    /// Adds a call. Its clock starts here, before the first byte is sent.
-    pub(crate) fn push(&mut self, node: usize, call: impl Future<Output = T> + Send + 'static) {
-        self.calls.push(Call { node, sent: clock::now(), future: Box::pin(call) });
+    /// Adds a call whose clock started at `sent`, before the first byte.
+    pub(crate) fn push(
+        &mut self,
+        node: usize,
+        sent: Instant,
+        call: impl Future<Output = T> + Send + 'static,
+    ) {
+        self.calls.push(Call { node, sent, future: Box::pin(call) });
     }
 
     /// Whether every answer was taken.

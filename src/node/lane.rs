@@ -316,6 +316,7 @@ impl Shared {
         match failure {
             Failure::Redis(error) => NodeError::new(&self.name, error),
             Failure::Pool(error) => NodeError::shared(&self.name, error),
+            failure @ Failure::TimedOut(_) => NodeError::silence(&self.name, failure),
             failure => NodeError::new(&self.name, failure),
         }
     }

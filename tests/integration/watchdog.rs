@@ -181,13 +181,13 @@ async fn nothing_is_sent_after_release(site: Site) {
     let manager = site.manager();
     let (_clock, ticks) = ticking(&manager).await;
     for n in 0..10 {
-        let request = manager.lock(format!("k{n}"));
+        let request = manager.lock(format!("lock{n}"));
         let guard = request.auto_renew_every(millis(2)).await.unwrap();
         tokio::time::sleep(millis(n)).await;
         guard.release().await.unwrap();
-        site.empties_of(&format!("k{n}")).await;
+        site.empties_of(&format!("lock{n}")).await;
     }
-    assert_silence_about(&site, "\"k", &ticks).await;
+    assert_silence_about(&site, "\"lock", &ticks).await;
 }
 
 async fn nothing_is_sent_after_a_loss(site: Site) {
