@@ -46,7 +46,7 @@ async fn alice(manager: &LockManager, key: &str, log: Log) -> Result<FencingToke
     let token = guard.fencing_token();
     log.say("Alice", format!("has the lock for 1 s, fencing token {token}; works for 2 s"));
     sleep(Duration::from_secs(2)).await;
-    log.say("Alice", format!("is done, the lock is valid for another {:?}", guard.remaining()));
+    log.say("Alice", format!("is done, the lock is still valid for {:.0?}", guard.remaining()));
     guard.release().await?;
     log.say("Alice", "released the lock");
     Ok(token)

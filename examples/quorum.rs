@@ -8,61 +8,64 @@
 
 mod shared;
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
-use redlatch::{LockManager, Node, Result};
+use redlatch::{LockManager, Node, NodeError, Result};
 use shared::{Log, manager, nodes};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let nodes = nodes(5)?;
+    let mut nodes = nodes(5)?;
     let log = Log::start("One lock, a quorum of nodes", &nodes);
     let key = format!("quorum:{}", std::process::id());
 
-    let all = manager(nodes.clone())?;
-    ping("all", &all, log).await;
-    lock("all", &all, &key, log).await?;
+    log.say("manager", "with all nodes:");
+    lock(manager(nodes.clone())?, &key, log).await?;
 
-    // The same nodes, but the last two do not answer: as if they had died.
-    let lost = nodes.len().div_ceil(2) - 1;
-    let mut fewer = nodes;
-    for (node, port) in fewer.iter_mut().rev().take(lost).zip(1..) {
+    // As if a minority had died: nobody listens where they were.
+    let minority = (nodes.len() - 1) / 2;
+    if minority == 0 {
+        log.say("manager", "so few nodes bear no loss");
+        return Ok(());
+    }
+    for (node, port) in nodes.iter_mut().zip(1..).take(minority) {
         *node = Node::open(format!("redis://127.0.0.1:{port}"))?;
     }
-    let fewer = manager(fewer)?;
-    ping("minority", &fewer, log).await;
-    lock("minority", &fewer, &key, log).await?;
-
-    for manager in [all, fewer] {
-        manager.close().await;
-    }
-    Ok(())
-}
-
-/// Asks every node for a sign of life.
-async fn ping(title: &str, manager: &LockManager, log: Log) {
-    for node in manager.ping().await {
-        match node.round_trip() {
-            Ok(time) => log.say(title, format!("{} answers in {time:.1?}", node.name())),
-            Err(error) => log.say(title, format!("{error}: it is away")),
-        }
-    }
+    log.say("manager", format!("with {minority} of {} nodes away:", nodes.len()));
+    lock(manager(nodes)?, &key, log).await
 }
 
 /// Takes the lock, looks at it as anybody else would, and releases it.
-async fn lock(title: &str, manager: &LockManager, key: &str, log: Log) -> Result<()> {
+async fn lock(manager: LockManager, key: &str, log: Log) -> Result<()> {
+    for node in manager.ping().await {
+        match node.round_trip() {
+            Ok(time) => log.say("ping", format!("{:<16} answers in {time:.0?}", node.name())),
+            Err(error) => log.say("ping", format!("{:<16} {}", node.name(), why(error))),
+        }
+    }
     let guard = manager.lock(key).ttl(Duration::from_secs(10)).acquire().await?;
     let (token, left) = (guard.fencing_token(), guard.remaining());
-    log.say(title, format!("acquired with fencing token {token}, valid for {left:.3?}"));
+    log.say("holder", format!("acquired, fencing token {token}, valid for {left:.2?}"));
 
     let status = manager.inspect(key).await?;
-    log.say(title, format!("a majority says: held by {:?}", status.owner_token()));
     for vote in status.votes() {
-        log.say(title, format!("  {vote:?}"));
+        let says = match (vote.owner_token(), vote.expires_in(), vote.error()) {
+            (Some(owner), Some(left), _) => format!("held by {owner} for {left:.2?}"),
+            (_, _, Some(error)) => why(error),
+            _ => "not held".to_owned(),
+        };
+        log.say("inspect", format!("{:<16} {says}", vote.node()));
     }
+    log.say("inspect", format!("the majority: held by anybody: {}", status.is_held()));
 
     guard.release().await?;
-    let held = manager.inspect(key).await?.is_held();
-    log.say(title, format!("released; held by anybody: {held}\n"));
+    let is_held = manager.inspect(key).await?.is_held();
+    log.say("holder", format!("released; held by anybody: {is_held}\n"));
+    manager.close().await;
     Ok(())
+}
+
+/// The server's or the system's words; the error itself only names the node.
+fn why(error: &NodeError) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

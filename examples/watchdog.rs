@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
         .on_renewal(move |event| tell(log, event))
         .acquire()
         .await?;
-    log.say("holder", format!("has the lock, valid for {:.0?}", guard.remaining()));
+    log.say("holder", format!("has the lock, valid for {:.2?}", guard.remaining()));
 
     // Work that takes longer than the TTL, and stops by itself if the lock is lost.
     tokio::select! {
@@ -54,7 +54,7 @@ fn tell(log: Log, event: &RenewalEvent) {
     match event {
         RenewalEvent::Renewed { valid_until, .. } => {
             let left = valid_until.saturating_duration_since(Instant::now());
-            log.say("watchdog", format!("renewed, valid for {left:.0?}"));
+            log.say("watchdog", format!("renewed, valid for {left:.2?}"));
         }
         RenewalEvent::Failed { error, remaining, .. } => {
             log.say("watchdog", format!("failed, tries again for {remaining:.0?}: {error}"));

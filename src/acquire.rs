@@ -10,9 +10,9 @@ use crate::{
     attempt::{Opening, Refusal, Wish, attempt},
     clock,
     error::{Error, Result},
-    keeper::Keeper,
+    keeper::{Hearing, Keeper},
     retry::{Retry, below},
-    waiting::{Holder, Place},
+    waiting::{Heed, Holder, News, Place},
 };
 
 /// How long and how often to try.
@@ -30,6 +30,7 @@ pub(crate) async fn acquire(keeper: &Arc<Keeper>, wish: Wish, limits: Limits) ->
         wish,
         limits,
         tries: Tries::default(),
+        hearing: None,
     };
     acquire.run().await
 }
@@ -41,6 +42,8 @@ struct Acquire<'a> {
     began: Instant,
     deadline: Option<Instant>,
     tries: Tries,
+    /// There once it has to wait.
+    hearing: Option<Hearing>,
 }
 
 /// What came of the attempts so far.
@@ -54,6 +57,8 @@ struct Tries {
     /// Rounds in a row in which the contenders took the votes from one another.
     splits: u32,
     last: Option<Error>,
+    /// It stood behind another, so that there are contenders.
+    has_queued: bool,
 }
 
 impl Acquire<'_> {
@@ -71,7 +76,7 @@ impl Acquire<'_> {
             self.sit_out(&place).await;
         }
         loop {
-            let seen = place.releases();
+            let seen = place.news();
             let pause = match self.bounded_attempt().await? {
                 Ok(armed) => {
                     place.leave_to(Holder { until: armed.claim().ends(), seen });
@@ -79,31 +84,37 @@ impl Acquire<'_> {
                 }
                 Err(refusal) => self.pause_after(refusal)?,
             };
-            let woken = async {
-                tokio::select! {
-                    biased;
-                    () = place.released_since(seen) => {}
-                    () = sleep_until(pause) => {}
-                }
-            };
-            if self.until_deadline(woken).await.is_none() {
+            if !self.sleep(&place, seen, pause).await {
                 return Err(self.timed_out());
             }
         }
     }
 
     /// Waits while the one before in the queue holds the lock: there is no use in asking.
-    async fn sit_out(&self, place: &Place) {
+    async fn sit_out(&mut self, place: &Place) {
         let Some(holder) = place.holder() else { return };
+        self.tries.has_queued = true;
+        self.listen();
         let look = clock::to_tokio(holder.until).min(Instant::now() + SAFETY_LOOK);
+        self.sleep(place, holder.seen, look).await;
+    }
+
+    /// Sleeps until there is news, or `until`. Returns false if the deadline came first.
+    async fn sleep(&self, place: &Place, seen: News, until: Instant) -> bool {
+        let heed = if self.limits.retry.is_limited() { Heed::Notices } else { Heed::Doubts };
         let woken = async {
             tokio::select! {
                 biased;
-                () = place.released_since(holder.seen) => {}
-                () = sleep_until(look) => {}
+                () = place.news_since(seen, heed) => {}
+                () = sleep_until(until) => {}
             }
         };
-        self.until_deadline(woken).await;
+        self.until_deadline(woken).await.is_some()
+    }
+
+    fn listen(&mut self) {
+        let (ledger, key) = (&self.keeper.ledger, &self.wish.key);
+        self.hearing.get_or_insert_with(|| ledger.listen(key));
     }
 
     /// Makes an attempt that ends at the deadline, unless it is the first: one is always seen through.
@@ -120,8 +131,12 @@ impl Acquire<'_> {
 
     async fn attempt(&self) -> Result<Armed, Refusal> {
         let number = self.tries.attempts + 1;
-        // Now and then all at once again, so that a dead client's leftover on the first node blocks nobody.
-        let opening = if number % 3 == 1 { Opening::AllAtOnce } else { Opening::OneFirst };
+        let opening = match number {
+            1 if !self.tries.has_queued => Opening::AllAtOnce,
+            // Now and then again, so that a dead client's leftover on the first node blocks nobody.
+            number if number % 3 == 0 => Opening::AllAtOnce,
+            _ => Opening::OneFirst,
+        };
         let span = tracing::debug_span!("acquire", key = self.wish.key.name, attempt = number);
         attempt(self.keeper, &self.wish, opening).instrument(span).await
     }
@@ -152,25 +167,38 @@ impl Acquire<'_> {
             Error::AlreadyHeld { retry_after, .. } => retry_after,
             _ => None,
         };
+        let is_contended = error.is_contended();
         tries.last = Some(error);
-        Ok(Instant::now() + self.pause(free_in))
+        if is_contended {
+            self.listen();
+        }
+        Ok(Instant::now() + self.pause(free_in, is_contended))
     }
 
-    fn pause(&self, free_in: Option<Duration>) -> Duration {
+    /// How long to sleep if no notice comes.
+    fn pause(&self, free_in: Option<Duration>, is_contended: bool) -> Duration {
         let retry = &self.limits.retry;
-        let delay = retry.delay(self.tries.attempts);
-        if self.tries.splits > 0 && !retry.is_limited() {
-            // Full jitter, from about two round trips on, growing.
-            let most = FIRST_SPLIT.saturating_mul(2_u32.saturating_pow(self.tries.splits - 1));
-            return SHORTEST_SPLIT + below(most.min(LONGEST_SPLIT));
-        }
+        let delay = retry.delay(self.tries.attempts).min(LONGEST_PAUSE);
+        let is_heard = self.hearing.as_ref().is_some_and(Hearing::is_sure);
+        let pause = match () {
+            () if retry.is_limited() || !is_contended => delay,
+            () if self.tries.splits > 0 => {
+                // Full jitter, from about two round trips on, growing.
+                let most = FIRST_SPLIT.saturating_mul(2_u32.saturating_pow(self.tries.splits - 1));
+                SHORTEST_SPLIT + below(most.min(LONGEST_SPLIT))
+            }
+            () if is_heard => SAFETY_LOOK + below(SAFETY_JITTER),
+            () => delay,
+        };
         let expiry = free_in.map(|free_in| free_in + EXPIRED + below(EXPIRY_JITTER));
-        delay.min(expiry.unwrap_or(delay)).min(LONGEST_PAUSE)
+        pause.min(expiry.unwrap_or(pause))
     }
 
     /// Awaits `event` until the deadline. `None`: the deadline came first.
     async fn until_deadline<F: Future>(&self, event: F) -> Option<F::Output> {
         match self.deadline {
+            // An event that is there already would win against a deadline that is over.
+            Some(deadline) if deadline <= Instant::now() => None,
             Some(deadline) => timeout_at(deadline, event).await.ok(),
             None => Some(event.await),
         }
@@ -188,7 +216,8 @@ impl Acquire<'_> {
 }
 
 /// How long to trust that nothing has happened unheard.
-const SAFETY_LOOK: Duration = Duration::from_secs(2);
+const SAFETY_LOOK: Duration = Duration::from_millis(1_800);
+const SAFETY_JITTER: Duration = Duration::from_millis(400);
 /// Redis counts in whole milliseconds.
 const EXPIRED: Duration = Duration::from_millis(1);
 const EXPIRY_JITTER: Duration = Duration::from_millis(5);

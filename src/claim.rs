@@ -300,12 +300,12 @@ impl Claim {
     /// The command that releases the lock or undoes the attempt. A failed attempt announces nothing, since
     /// nobody waits for it.
     pub(crate) fn release_command(&self) -> Command {
-        let announce = self.was_held();
+        let held = self.held(|held| held.token);
         let lowest = match self.undo {
-            Undo::GrantedSince(proposal) if !announce => proposal,
+            Undo::GrantedSince(proposal) if held.is_none() => proposal,
             _ => 0,
         };
-        Command::Release { announce, lowest }
+        Command::Release { held, lowest }
     }
 
     /// No node keeps the key longer than this.

@@ -1,7 +1,10 @@
 //! The one place where time is read: monotonic time that goes on while the machine sleeps, and the wall clock for fencing.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,28 +23,63 @@ pub(crate) fn to_tokio(instant: Instant) -> Instant {
     instant.checked_sub(suspended()).unwrap_or(instant)
 }
 
-/// How long this machine has been suspended since it booted.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// How long this machine has been suspended since this process first asked.
 fn suspended() -> Duration {
+    static SINCE_BOOT: LazyLock<Duration> = LazyLock::new(|| system::suspended(Duration::MAX));
+    static NOTED_MS: AtomicU64 = AtomicU64::new(0);
+    let noted = Duration::from_millis(NOTED_MS.load(Ordering::Relaxed));
+    let slept = system::suspended(*SINCE_BOOT + noted).saturating_sub(*SINCE_BOOT);
+    // The reading is a difference of two clocks and wavers a little. Once noted it stands, lest a deadline
+    // set with one reading be judged with a smaller one.
+    if slept < noted + SHORTEST_SLEEP {
+        return noted;
+    }
+    let slept_ms = u64::try_from(slept.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(NOTED_MS.fetch_max(slept_ms, Ordering::Relaxed).max(slept_ms))
+}
+
+/// What a machine cannot sleep less than.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod system {
+    use std::time::Duration;
+
     use rustix::time::{ClockId, clock_gettime};
-    let read = |clock| {
+
+    use super::SHORTEST_SLEEP;
+
+    /// How long the machine has been suspended since it booted. What differs from `expected` is read again
+    /// until the thread was not held up between its readings.
+    pub(super) fn suspended(expected: Duration) -> Duration {
+        loop {
+            let (before, boot) = (read(ClockId::Monotonic), read(ClockId::Boottime));
+            let slept = boot.saturating_sub(before);
+            let is_as_expected = slept.abs_diff(expected) < SHORTEST_SLEEP;
+            if is_as_expected || read(ClockId::Monotonic).saturating_sub(before) < MOST_BETWEEN {
+                return slept;
+            }
+        }
+    }
+
+    fn read(clock: ClockId) -> Duration {
         let time = clock_gettime(clock);
-        Duration::new(
-            u64::try_from(time.tv_sec).unwrap_or(0),
-            u32::try_from(time.tv_nsec).unwrap_or(0),
-        )
-    };
-    // The two clocks are read one after the other: what passes in between is no sleep.
-    let (monotonic, boot) = (read(ClockId::Monotonic), read(ClockId::Boottime));
-    let slept = boot.saturating_sub(monotonic);
-    Duration::from_millis(u64::try_from(slept.as_millis()).unwrap_or(u64::MAX) / 10 * 10)
+        let (secs, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+        Duration::new(secs.unwrap_or(0), nanos.unwrap_or(0))
+    }
+
+    const MOST_BETWEEN: Duration = Duration::from_millis(1);
 }
 
 /// Other systems' monotonic clocks offer no such reading here; what a suspended machine misses there is
 /// documented as a limit of the crate.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn suspended() -> Duration {
-    Duration::ZERO
+mod system {
+    use std::time::Duration;
+
+    pub(super) const fn suspended(_expected: Duration) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A fencing proposal: the wall clock in microseconds since 1970, strictly growing within this process.

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,7 +24,7 @@ use crate::{
     clock,
     error::{Error, LossReason, NodeError, Result},
     key::Key,
-    node::{Answer, Command, Link, Node, Trail},
+    node::{Answer, Command, Hear, Link, Listening, Node, Notice, Trail},
     release::Release,
     renewal::{self, Schedule},
     retry::below,
@@ -73,18 +73,22 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Keeper {
     pub(crate) fn new(nodes: Vec<Node>, settings: Settings) -> Self {
-        let link = |(index, node): (usize, &Node)| node.link(index, settings.node_timeout);
-        let ledger = Ledger {
-            links: nodes.iter().enumerate().map(link).collect(),
-            nodes: nodes.into(),
-            release_timeout: settings.release_timeout,
-            claims: Mutex::default(),
-            next_id: AtomicU64::new(0),
-            closed: AtomicBool::new(false),
-            changed: Notify::new(),
-            waiting: Arc::default(),
-        };
-        Self { settings, ledger: Arc::new(ledger), inbox: Mutex::default() }
+        let ledger = Arc::new_cyclic(|ledger| {
+            let timeout = settings.node_timeout;
+            let hear = hear_for(ledger.clone());
+            let link = |(index, node): (usize, &Node)| node.link(index, timeout, hear.clone());
+            Ledger {
+                links: nodes.iter().enumerate().map(link).collect(),
+                nodes: nodes.into(),
+                release_timeout: settings.release_timeout,
+                claims: Mutex::default(),
+                next_id: AtomicU64::new(0),
+                closed: AtomicBool::new(false),
+                changed: Notify::new(),
+                waiting: Arc::default(),
+            }
+        });
+        Self { settings, ledger, inbox: Mutex::default() }
     }
 
     pub(crate) fn quorum(&self) -> usize {
@@ -219,10 +223,18 @@ impl Ledger {
     }
 
     /// The nodes in an order that is the key's own: the same in every process, another for most other keys.
+    /// Those that cannot be reached at this moment come last.
     pub(crate) fn order_of(&self, key: &Key) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
-        order.sort_by_cached_key(|&node| key.rank(self.nodes[node].name()));
+        let rank = |&node: &usize| (!self.links[node].is_up(), key.rank(self.nodes[node].name()));
+        order.sort_by_cached_key(rank);
         order
+    }
+
+    /// Listens for the releases of a key at every node, as long as the returned value lives.
+    pub(crate) fn listen(&self, key: &Arc<Key>) -> Hearing {
+        let listening = self.links.iter().filter_map(|link| link.listen(key)).collect();
+        Hearing { listening, needed: quorum(self.links.len()) }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -235,7 +247,7 @@ impl Ledger {
             return;
         }
         if claim.was_held() {
-            self.waiting.released(claim.key());
+            self.waiting.released(claim.key(), claim.fencing_token().get(), || false);
         }
         if self.is_closed() {
             self.changed.notify_waiters();
@@ -297,6 +309,34 @@ impl Ledger {
         }
         self.strike(&claim);
     }
+}
+
+/// Somebody listens for the releases of a key.
+pub(crate) struct Hearing {
+    listening: Vec<Listening>,
+    needed: usize,
+}
+
+impl Hearing {
+    /// Whether a release is sure to be heard: it reaches a majority, and a majority is listened to.
+    pub(crate) fn is_sure(&self) -> bool {
+        let heard = self.listening.iter().filter(|listening| listening.is_heard());
+        heard.count() >= self.needed
+    }
+}
+
+/// Passes the nodes' notices on to those who wait.
+fn hear_for(ledger: Weak<Ledger>) -> Hear {
+    Arc::new(move |node, key, notice| {
+        let Some(ledger) = ledger.upgrade() else { return };
+        match notice {
+            Notice::Missed => ledger.waiting.doubt(&key.name),
+            Notice::Released { token } => {
+                let is_first = || ledger.order_of(key).first() == Some(&node);
+                ledger.waiting.released(&key.name, token, is_first);
+            }
+        }
+    })
 }
 
 /// The background task. It ends when the manager and all its guards are gone and everything is released.

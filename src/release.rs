@@ -29,20 +29,23 @@ enum Settled {
     Broken,
     Deleted,
     NotOurs,
+    /// Never asked, since it cannot hold the key.
+    Spared,
 }
 
 impl Release {
     /// Begins a release on the nodes of which `may_hold` says that they may hold the key.
     pub(crate) fn new(may_hold: impl Iterator<Item = bool>, was_valid: bool) -> Self {
-        let settled = |may_hold| if may_hold { Settled::Open } else { Settled::NotOurs };
+        let settled = |may_hold| if may_hold { Settled::Open } else { Settled::Spared };
         let nodes = may_hold.map(settled).collect();
         Self { nodes, was_valid, errors: Vec::new(), is_pass_over: false, warned: false }
     }
 
     /// The nodes that may still hold the key.
     pub(crate) fn open(&mut self) -> Vec<usize> {
-        let is_open =
-            |&node: &usize| !matches!(self.nodes[node], Settled::Deleted | Settled::NotOurs);
+        let is_open = |&node: &usize| {
+            matches!(self.nodes[node], Settled::Open | Settled::Silent | Settled::Broken)
+        };
         (0..self.nodes.len()).filter(is_open).collect()
     }
 
@@ -72,7 +75,8 @@ impl Release {
     /// What the release of `key` came to, as soon as the answers tell.
     pub(crate) fn verdict(&self, key: &str) -> Option<Result<()>> {
         let (nodes, quorum) = (self.nodes.len(), quorum(self.nodes.len()));
-        let (deleted, not_ours) = (self.count(Settled::Deleted), self.count(Settled::NotOurs));
+        let deleted = self.count(Settled::Deleted);
+        let not_ours = self.count(Settled::NotOurs) + self.count(Settled::Spared);
         let not_held = || Err(Error::NotHeld { key: key.to_owned() });
         if deleted >= quorum {
             return Some(Ok(()));

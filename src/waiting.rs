@@ -26,10 +26,31 @@ struct Queue {
     /// Who waits, by the order of arrival, and what wakes them.
     seats: BTreeMap<u64, Arc<Notify>>,
     next_seat: u64,
-    /// The releases heard of so far.
-    releases: u64,
+    news: News,
+    /// The fencing token of the lock that was released last.
+    released: Option<u64>,
     /// Somebody of this queue holds the lock.
     holder: Option<Holder>,
+}
+
+/// How much was heard of a key so far: whoever keeps a copy can tell whether there is more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct News {
+    /// Locks that were released.
+    releases: u64,
+    /// Notices worth a look: one release may be told by several nodes.
+    notices: u64,
+    /// Reasons to look because something may have been missed.
+    doubts: u64,
+}
+
+/// What a waiter looks again for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heed {
+    /// Notices alone: whoever counts attempts makes none for a mere doubt.
+    Notices,
+    /// Also the doubt that something was missed.
+    Doubts,
 }
 
 /// What is known of the lock's holder.
@@ -37,8 +58,8 @@ struct Queue {
 pub(crate) struct Holder {
     /// When its lock ends at the latest, if nobody extends it.
     pub(crate) until: Instant,
-    /// The releases that had been heard of when it took the lock.
-    pub(crate) seen: u64,
+    /// What had been heard when it took the lock.
+    pub(crate) seen: News,
 }
 
 impl Waiting {
@@ -53,10 +74,24 @@ impl Waiting {
         Place { waiting: self.clone(), key: key.to_owned(), seat, bell }
     }
 
-    /// Wakes the head of the queue: the lock was released.
-    pub(crate) fn released(&self, key: &str) {
+    /// Notes that the lock with this fencing token was released, and wakes the head of the queue: for the first
+    /// who tells it, and once more `at_first`, for the node that the head will ask first.
+    pub(crate) fn released(&self, key: &str, token: u64, at_first: impl FnOnce() -> bool) {
+        let mut state = lock(&self.state);
+        let Some(queue) = state.queues.get_mut(key) else { return };
+        if queue.released.replace(token) != Some(token) {
+            queue.news.releases += 1;
+        } else if !at_first() {
+            return;
+        }
+        queue.news.notices += 1;
+        queue.wake_head();
+    }
+
+    /// Has the head of the queue look once more: something may have been missed.
+    pub(crate) fn doubt(&self, key: &str) {
         if let Some(queue) = lock(&self.state).queues.get_mut(key) {
-            queue.releases += 1;
+            queue.news.doubts += 1;
             queue.wake_head();
         }
     }
@@ -98,14 +133,18 @@ impl Place {
         self.until(|queue| queue.head() == Some(self.seat)).await;
     }
 
-    /// Waits until a release after the first `seen` is heard of, or the manager is closed.
-    pub(crate) async fn released_since(&self, seen: u64) {
-        self.until(|queue| queue.releases > seen).await;
+    /// Waits until there is news that was not `seen` and is worth a look, or the manager is closed.
+    pub(crate) async fn news_since(&self, seen: News, heed: Heed) {
+        let is_news = |queue: &Queue| {
+            let has_doubts = queue.news.doubts > seen.doubts;
+            queue.news.notices > seen.notices || heed == Heed::Doubts && has_doubts
+        };
+        self.until(is_news).await;
     }
 
-    /// The releases heard of so far. Whoever asks before an attempt misses none after it.
-    pub(crate) fn releases(&self) -> u64 {
-        self.read(|queue| queue.releases).unwrap_or_default()
+    /// What was heard so far. Whoever asks before an attempt misses nothing after it.
+    pub(crate) fn news(&self) -> News {
+        self.read(|queue| queue.news).unwrap_or_default()
     }
 
     /// Tells the next in the queue that the lock was taken, so that it need not ask at once.
@@ -117,7 +156,9 @@ impl Place {
 
     /// What the one before in this queue left behind, if it took the lock and nothing was heard since.
     pub(crate) fn holder(&self) -> Option<Holder> {
-        let current = |queue: &Queue| queue.holder.filter(|holder| holder.seen == queue.releases);
+        let is_current =
+            |holder: &Holder, queue: &Queue| holder.seen.releases == queue.news.releases;
+        let current = |queue: &Queue| queue.holder.filter(|holder| is_current(holder, queue));
         self.read(current).flatten()
     }
 

@@ -19,8 +19,9 @@ pub(crate) enum Command {
     Acquire { ttl: Duration, proposal: u64 },
     /// Raise the fencing counter to `token`, and give the lock at least `ttl` to live if one is named.
     Touch { ttl: Option<Duration>, token: u64, mode: Touch },
-    /// Delete the lock if it is the owner's, and its token is not below `lowest`.
-    Release { announce: bool, lowest: u64 },
+    /// Delete the lock if it is the owner's, and its token is not below `lowest`. If it was held, announce it
+    /// with its fencing token.
+    Release { held: Option<u64>, lowest: u64 },
     /// Look who holds the lock.
     Inspect,
 }

@@ -81,9 +81,14 @@ impl Lane {
         answers.into_iter().map(named).collect()
     }
 
+    pub(super) fn is_up(&self) -> bool {
+        matches!(*lock(&self.shared.state), State::Up(_))
+    }
+
     /// The time that a `PING` takes, connecting included.
     pub(super) async fn ping(&self) -> Result<Duration, NodeError> {
         let (lane, used) = (&self.shared, Used::default());
+        Handle::try_current().map_err(|_| lane.error(Failure::NoRuntime))?;
         let start = Instant::now();
         let parcel = |_| Parcel { cmd: redis::cmd("PING"), claim: None };
         let pong = lane.bounded(&used, lane.send(1, parcel, &used)).await;
@@ -420,6 +425,8 @@ pub(super) enum Failure {
     Shape,
     #[error("not connected yet")]
     NotConnected,
+    #[error("there is no tokio runtime here")]
+    NoRuntime,
 }
 
 const TIMEOUTS_TO_REPLACE: u32 = 3;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -14,15 +15,25 @@ use tokio::time::Instant;
 use super::{
     command::{Answer, Command, Sighting, Touch, Trail},
     lane::Failure,
+    notices::{Hear, Notice},
     script::FENCE_TTL,
 };
-use crate::{error::NodeError, sync::lock, token::OwnerToken, validity::millis};
+use crate::{error::NodeError, key::Key, sync::lock, token::OwnerToken, validity::millis};
 
 /// What an in-memory node keeps. Expiry follows tokio's clock, so that a test can pause it.
-#[derive(Debug)]
 pub(super) struct Store {
     pub(super) name: Arc<str>,
     kept: Mutex<Kept>,
+    /// By channel, and by a number of their own.
+    listeners: Mutex<BTreeMap<(String, u64), Listens>>,
+    next_listener: AtomicU64,
+}
+
+/// Who is told of a key's releases.
+struct Listens {
+    node: usize,
+    key: Arc<Key>,
+    hear: Hear,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +48,32 @@ impl Store {
     pub(super) fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let name = format!("memory:{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        Self { name: name.into(), kept: Mutex::default() }
+        Self {
+            name: name.into(),
+            kept: Mutex::default(),
+            listeners: Mutex::default(),
+            next_listener: AtomicU64::new(0),
+        }
+    }
+
+    /// Tells `hear` of a key's releases, as long as the returned value lives. Whoever waits for them must look
+    /// once more: one may have come before.
+    pub(super) fn listen(self: &Arc<Self>, node: usize, key: &Arc<Key>, hear: &Hear) -> Listener {
+        let id = (key.channel.clone(), self.next_listener.fetch_add(1, Ordering::Relaxed));
+        let listens = Listens { node, key: key.clone(), hear: hear.clone() };
+        lock(&self.listeners).insert(id.clone(), listens);
+        hear(node, key, Notice::Missed);
+        Listener { store: self.clone(), id }
+    }
+
+    fn announce(&self, channel: &str, token: u64) {
+        let listeners = lock(&self.listeners);
+        let everyone = (channel.to_owned(), 0)..=(channel.to_owned(), u64::MAX);
+        let told = listeners.range(everyone).map(|(_, listens)| listens);
+        let told: Vec<_> =
+            told.map(|listens| (listens.hear.clone(), listens.node, listens.key.clone())).collect();
+        drop(listeners);
+        told.iter().for_each(|(hear, node, key)| hear(*node, key, Notice::Released { token }));
     }
 
     pub(super) fn ask(
@@ -50,7 +86,30 @@ impl Store {
         if command.claims() && !trail.carry_out(node) {
             return Err(NodeError::new(&self.name, Failure::Withdrawn));
         }
-        Ok(kept.answer(trail, command))
+        let answer = kept.answer(trail, command);
+        drop(kept);
+        if let (Command::Release { held: Some(token), .. }, Answer::Deleted) = (command, &answer) {
+            self.announce(&trail.key.channel, token);
+        }
+        Ok(answer)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.name).finish()
+    }
+}
+
+/// Somebody is told of a key's releases.
+pub(crate) struct Listener {
+    store: Arc<Store>,
+    id: (String, u64),
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        lock(&self.store.listeners).remove(&self.id);
     }
 }
 

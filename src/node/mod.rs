@@ -4,6 +4,7 @@ mod command;
 mod lane;
 mod line;
 mod memory;
+mod notices;
 mod redis;
 mod script;
 
@@ -11,9 +12,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use deadpool_redis::Pool;
 
-pub(crate) use self::command::{Answer, Command, Sighting, Touch, Trail};
-use self::{memory::Store, redis::Source};
-use crate::error::{NodeError, Result};
+pub(crate) use self::{
+    command::{Answer, Command, Sighting, Touch, Trail},
+    notices::{Hear, Notice},
+};
+use self::{lane::Lane, memory::Store, notices::Ear, redis::Source};
+use crate::{
+    error::{NodeError, Result},
+    key::Key,
+};
 
 /// One Redis deployment that votes, or its in-process stand-in.
 ///
@@ -93,14 +100,23 @@ impl Node {
         self.name == other.name || !is_path && self.name.eq_ignore_ascii_case(&other.name)
     }
 
-    pub(crate) fn link(&self, index: usize, node_timeout: Duration) -> Link {
-        match &self.kind {
-            Kind::Memory(store) => Link { index, way: Way::Memory(store.clone()) },
+    /// Opens a manager's way to the node; `hear` is told of the notices that it asks for.
+    pub(crate) fn link(&self, index: usize, node_timeout: Duration, hear: Hear) -> Link {
+        let way = match &self.kind {
+            Kind::Memory(store) => Way::Memory(store.clone(), hear),
             Kind::Redis(source) => {
-                let lane = lane::Lane::new(self.name.clone(), index, source.clone(), node_timeout);
-                Link { index, way: Way::Redis(lane) }
+                let name = || self.name.clone();
+                let lane = Lane::new(name(), index, source.clone(), node_timeout);
+                let from_url = Some(source).filter(|source| source.is_url());
+                let ear = self
+                    .notices
+                    .as_ref()
+                    .or(from_url)
+                    .map(|source| Ear::new(name(), index, source.clone(), node_timeout, hear));
+                Way::Redis(lane, ear)
             }
-        }
+        };
+        Link { index, way }
     }
 }
 
@@ -151,27 +167,31 @@ into_node! {
 }
 
 /// A manager's way to one node.
-#[derive(Debug)]
 pub(crate) struct Link {
     index: usize,
     way: Way,
 }
 
-#[derive(Debug)]
 enum Way {
-    Redis(lane::Lane),
-    Memory(Arc<Store>),
+    Redis(Lane, Option<Ear>),
+    Memory(Arc<Store>, Hear),
+}
+
+/// Somebody listens for the releases of a key at one node.
+pub(crate) enum Listening {
+    Redis(notices::Listening),
+    Memory { _listener: memory::Listener },
 }
 
 impl Link {
     /// Asks one thing. The call takes its place in the order of the lane when it is first polled.
     pub(crate) async fn ask(&self, trail: &Trail, command: Command) -> Result<Answer, NodeError> {
         match &self.way {
-            Way::Redis(lane) => match lane.ask(&[(trail, command)]).await.pop() {
+            Way::Redis(lane, _) => match lane.ask(&[(trail, command)]).await.pop() {
                 Some(answer) => answer,
                 None => unreachable!("a lane gives one answer for one question"),
             },
-            Way::Memory(store) => store.ask(self.index, trail, command),
+            Way::Memory(store, _) => store.ask(self.index, trail, command),
         }
     }
 
@@ -181,8 +201,8 @@ impl Link {
         items: &[(&Trail, Command)],
     ) -> Vec<Result<Answer, NodeError>> {
         match &self.way {
-            Way::Redis(lane) => lane.ask(items).await,
-            Way::Memory(store) => items
+            Way::Redis(lane, _) => lane.ask(items).await,
+            Way::Memory(store, _) => items
                 .iter()
                 .map(|(trail, command)| store.ask(self.index, trail, *command))
                 .collect(),
@@ -191,8 +211,43 @@ impl Link {
 
     pub(crate) async fn ping(&self) -> Result<Duration, NodeError> {
         match &self.way {
-            Way::Redis(lane) => lane.ping().await,
-            Way::Memory(_) => Ok(Duration::ZERO),
+            Way::Redis(lane, _) => lane.ping().await,
+            Way::Memory(..) => Ok(Duration::ZERO),
         }
+    }
+
+    /// Listens for the releases of a key, if this node lets anybody hear of them.
+    pub(crate) fn listen(&self, key: &Arc<Key>) -> Option<Listening> {
+        match &self.way {
+            Way::Redis(_, ear) => ear.as_ref().map(|ear| Listening::Redis(ear.listen(key))),
+            Way::Memory(store, hear) => {
+                let listener = store.listen(self.index, key, hear);
+                Some(Listening::Memory { _listener: listener })
+            }
+        }
+    }
+
+    /// Whether the node can be asked without connecting first.
+    pub(crate) fn is_up(&self) -> bool {
+        match &self.way {
+            Way::Redis(lane, _) => lane.is_up(),
+            Way::Memory(..) => true,
+        }
+    }
+}
+
+impl Listening {
+    /// Whether a release is sure to be heard, as far as the connection stands.
+    pub(crate) fn is_heard(&self) -> bool {
+        match self {
+            Self::Redis(listening) => listening.is_heard(),
+            Self::Memory { .. } => true,
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Link").field(&self.index).finish()
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use deadpool_redis::{
     Connection, Pool,
     redis::{
-        AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo,
-        aio::MultiplexedConnection,
+        AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+        aio::{AsyncPushSender, MultiplexedConnection},
     },
 };
 
@@ -29,12 +29,32 @@ impl Source {
         Ok(Self::Url(client))
     }
 
+    pub(super) const fn is_url(&self) -> bool {
+        matches!(self, Self::Url(_))
+    }
+
     /// The name of the node: `host:port` or the path of its socket.
     pub(super) fn name(&self) -> String {
         match self {
             Self::Url(client) => client.get_connection_info().addr().to_string(),
             Self::Pool(pool) => address_of(pool).unwrap_or_else(|| "pool".to_owned()),
         }
+    }
+
+    /// Opens a connection on which pushes are heard. From a pool alone nobody can open one.
+    pub(super) async fn connect_for_pushes(
+        &self,
+        hear: impl AsyncPushSender,
+    ) -> Result<MultiplexedConnection, Failure> {
+        let Self::Url(client) = self else { return Err(Failure::NotConnected) };
+        let info = client.get_connection_info();
+        let resp3 = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.clone().set_redis_settings(resp3))?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_push_sender(hear);
+        Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
     }
 
     /// Opens a connection of our own. One from a pool is taken out of it: were it to go back, its next

@@ -42,9 +42,9 @@ pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling) -> Cmd
             };
             cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS).arg(mode);
         }
-        Command::Release { announce, lowest } => {
-            let channel = if announce { trail.key.channel.as_str() } else { "" };
-            cmd.arg(owner).arg(channel).arg(lowest);
+        Command::Release { held, lowest } => {
+            let channel = if held.is_some() { trail.key.channel.as_str() } else { "" };
+            cmd.arg(owner).arg(channel).arg(lowest).arg(held.unwrap_or_default());
         }
         Command::Inspect => {}
     }

@@ -249,6 +249,7 @@ async fn extend_holds_while_a_majority_does() {
 async fn extend_is_refused_once_a_majority_has_lost_the_key() {
     let site = Site::servers(3);
     let guard = site.manager().lock("k").ttl(secs(30)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
     site.all()[..2].iter().for_each(|server| server.del("k"));
     let error = guard.extend(secs(300)).await.unwrap_err();
     assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");

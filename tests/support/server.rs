@@ -156,6 +156,13 @@ impl Server {
         keys.into_iter().filter(|key| !key.ends_with(":fence")).collect()
     }
 
+    /// Every key and what it holds, as `DUMP` writes it.
+    pub(crate) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let keys: Vec<String> = self.query(&["KEYS", "*"]);
+        let dump = |key: String| (key.clone(), self.query(&["DUMP", &key]));
+        keys.into_iter().map(dump).collect()
+    }
+
     /// The fencing counter in `key`.
     pub(crate) fn counter(&self, key: &str) -> Option<u64> {
         let text = self.get(key)?;

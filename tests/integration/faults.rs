@@ -1,0 +1,282 @@
+//! Nodes that answer wrongly or not at all: each is named with its own words, and nothing is changed on it.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::spawn;
+
+use redlatch::{Error, LockManager, LockManagerBuilder, Retry};
+
+use crate::support::{Server, chain, millis, secs, within};
+
+/// Tests what each fault comes to.
+macro_rules! each_fault {
+    ($($fault:ident),+ $(,)?) => {$(
+        mod $fault {
+            #[tokio::test]
+            async fn on_one_node_ends_acquire_after_the_outage_rounds() {
+                super::assert_acquire_gives_up(super::$fault(1)).await;
+            }
+
+            #[tokio::test]
+            async fn on_three_nodes_ends_acquire_after_the_outage_rounds() {
+                super::assert_acquire_gives_up(super::$fault(3)).await;
+            }
+
+            #[tokio::test]
+            async fn on_one_node_is_told_by_try_acquire_at_once() {
+                super::assert_told_at_once(super::$fault(1)).await;
+            }
+
+            #[tokio::test]
+            async fn on_three_nodes_is_told_by_try_acquire_at_once() {
+                super::assert_told_at_once(super::$fault(3)).await;
+            }
+
+            #[tokio::test]
+            async fn on_one_node_of_three_does_no_harm() {
+                super::assert_a_majority_works(super::$fault(1)).await;
+            }
+
+            #[tokio::test]
+            async fn on_two_nodes_of_three_is_an_outage() {
+                super::assert_a_minority_is_too_few(super::$fault(2)).await;
+            }
+        }
+    )+};
+}
+
+each_fault!(
+    a_refused_connection,
+    an_unknown_host,
+    a_wrong_password,
+    a_wrong_password_over_resp3,
+    a_missing_password,
+    a_user_who_may_run_no_scripts,
+    a_user_who_may_not_touch_the_key,
+    a_user_who_may_only_read,
+    a_read_only_replica,
+    a_server_out_of_memory,
+    a_server_with_too_many_clients,
+    a_database_out_of_range,
+    a_key_of_another_type,
+    a_counter_of_another_type,
+    a_counter_that_is_no_number,
+    a_counter_out_of_range,
+    a_port_that_hangs_up,
+    a_port_that_speaks_another_protocol,
+);
+
+async fn assert_acquire_gives_up(faulty: Faulty) {
+    let before = faulty.contents();
+    let manager = faulty.builder(&[]).outage_retries(4).build().unwrap();
+    let pauses = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&pauses);
+    let retry = Retry::from_fn(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        millis(1)
+    });
+    let request = manager.lock("k").retry(retry.max_retries(u32::MAX));
+    let error = within(request.acquire()).await.unwrap_err();
+    faulty.assert_told(&error, 0);
+    assert_eq!(pauses.load(Ordering::SeqCst), 3, "three pauses between four rounds");
+    assert_eq!(faulty.contents(), before);
+}
+
+async fn assert_told_at_once(faulty: Faulty) {
+    let before = faulty.contents();
+    let manager = faulty.builder(&[]).build().unwrap();
+    let error = within(manager.lock("k").try_acquire()).await.unwrap_err();
+    faulty.assert_told(&error, 0);
+    manager.close().await;
+    assert_eq!(faulty.contents(), before);
+}
+
+async fn assert_a_majority_works(faulty: Faulty) {
+    let (before, healthy) = (faulty.contents(), Server::group(2));
+    let manager = || faulty.builder(&healthy).build().unwrap();
+    let guard = within(manager().lock("k").ttl(secs(60)).acquire()).await.unwrap();
+    within(guard.extend(secs(600))).await.unwrap();
+    let error = within(manager().lock("k").try_acquire()).await.unwrap_err();
+    assert!(matches!(error, Error::AlreadyHeld { .. }), "{error:?}");
+    let status = within(manager().inspect("k")).await.unwrap();
+    assert_eq!(status.owner_token(), Some(guard.owner_token()));
+    within(guard.release()).await.unwrap();
+    assert!(healthy.iter().all(|server| server.lock_keys().is_empty()));
+    assert_eq!(faulty.contents(), before);
+}
+
+async fn assert_a_minority_is_too_few(faulty: Faulty) {
+    let (before, healthy) = (faulty.contents(), Server::group(1));
+    let manager = faulty.builder(&healthy).build().unwrap();
+    let error = within(manager.lock("k").try_acquire()).await.unwrap_err();
+    faulty.assert_told(&error, 1);
+    assert_eq!(within(manager.close()).await, 0);
+    assert!(healthy[0].lock_keys().is_empty(), "what the healthy node gave is given back");
+    assert_eq!(faulty.contents(), before);
+}
+
+/// Nodes that all fail in one way.
+struct Faulty {
+    servers: Vec<Server>,
+    urls: Vec<String>,
+    /// What the causes of the error must say.
+    words: &'static str,
+}
+
+impl Faulty {
+    /// Servers that `spoil` makes faulty; it returns the URL to use.
+    fn servers(n: usize, words: &'static str, spoil: impl Fn(&Server) -> String) -> Self {
+        let servers = Server::group(n);
+        let urls = servers.iter().map(spoil).collect();
+        Self { servers, urls, words }
+    }
+
+    /// Servers that `command` makes faulty.
+    fn commanded(n: usize, words: &'static str, command: &[&str]) -> Self {
+        Self::servers(n, words, |server| {
+            server.command(command);
+            server.url()
+        })
+    }
+
+    /// Servers with a user of these rights only.
+    fn limited(n: usize, words: &'static str, rules: &[&str]) -> Self {
+        Self::servers(n, words, |server| server.user("limited", "secret", rules))
+    }
+
+    /// Addresses that are no servers.
+    fn addresses(n: u16, words: &'static str, address: impl Fn(u16) -> String) -> Self {
+        let urls = (1..=n).map(|place| format!("redis://{}", address(place))).collect();
+        Self { servers: Vec::new(), urls, words }
+    }
+
+    /// A builder over the faulty nodes and some healthy ones.
+    fn builder(&self, healthy: &[Server]) -> LockManagerBuilder {
+        let urls = self.urls.iter().cloned().chain(healthy.iter().map(Server::url));
+        LockManager::quorum(urls).node_timeout(secs(10)).release_timeout(secs(10))
+    }
+
+    fn contents(&self) -> Vec<BTreeMap<String, Vec<u8>>> {
+        self.servers.iter().map(Server::contents).collect()
+    }
+
+    /// The error says that these nodes are to blame, and what for; at most so many others have answered.
+    fn assert_told(&self, error: &Error, others: usize) {
+        let Error::Unavailable { key, needed, reached, nodes, .. } = error else {
+            panic!("{error:?}");
+        };
+        let all = self.urls.len() + others;
+        assert_eq!((key.as_str(), *needed), ("k", all / 2 + 1));
+        assert!(*reached <= others, "{error:?}");
+        assert!(error.is_unavailable() && error.key() == Some("k"));
+        let wrong = [error.is_contended(), error.is_not_held(), error.is_lost()];
+        assert!(!wrong.contains(&true) && !error.is_timeout() && !error.is_config());
+        assert!(nodes.len() > self.urls.len() - all.div_ceil(2), "enough of them: {nodes:?}");
+        for node in nodes {
+            let host = node.node().trim_end_matches(":6379");
+            assert!(self.urls.iter().any(|url| url.contains(host)), "{node:?}");
+            assert!(node.to_string().contains(host), "{node}");
+            let causes = chain(node).split_off(1).join(": ");
+            let said = causes.to_lowercase().contains(&self.words.to_lowercase());
+            assert!(!causes.is_empty() && said, "{causes}");
+            assert!(error.to_string().contains(host), "{error}");
+        }
+    }
+}
+
+fn a_refused_connection(n: u16) -> Faulty {
+    Faulty::addresses(n, "refused", |place| format!("127.0.0.1:{place}"))
+}
+
+fn an_unknown_host(n: u16) -> Faulty {
+    // What a resolver says differs from one to the next.
+    Faulty::addresses(n, "", |place| format!("nowhere-{place}.invalid"))
+}
+
+fn a_wrong_password(n: usize) -> Faulty {
+    // The client has its own words where RESP2 is spoken.
+    Faulty::servers(n, "authentication failed", |server| {
+        server.user("ann", "right", &["~*", "+@all"]).replace("right", "wrong")
+    })
+}
+
+fn a_wrong_password_over_resp3(n: usize) -> Faulty {
+    Faulty::servers(n, "WRONGPASS", |server| {
+        let url = server.user("ann", "right", &["~*", "+@all"]);
+        format!("{}?protocol=resp3", url.replace("right", "wrong"))
+    })
+}
+
+fn a_missing_password(n: usize) -> Faulty {
+    Faulty::commanded(n, "NOAUTH", &["CONFIG", "SET", "requirepass", "secret"])
+}
+
+fn a_user_who_may_run_no_scripts(n: usize) -> Faulty {
+    Faulty::limited(n, "no permissions", &["~*", "&*", "+ping", "+get", "+set"])
+}
+
+fn a_user_who_may_not_touch_the_key(n: usize) -> Faulty {
+    Faulty::limited(n, "no permissions", &["~other:*", "+@all"])
+}
+
+fn a_user_who_may_only_read(n: usize) -> Faulty {
+    let rules = ["~*", "&*", "+@read", "+eval", "+evalsha", "+ping"];
+    Faulty::limited(n, "can't run this command", &rules)
+}
+
+fn a_read_only_replica(n: usize) -> Faulty {
+    Faulty::commanded(n, "write against a read only", &["REPLICAOF", "127.0.0.1", "1"])
+}
+
+fn a_server_out_of_memory(n: usize) -> Faulty {
+    let full = ["CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1"];
+    Faulty::commanded(n, "OOM", &full)
+}
+
+fn a_server_with_too_many_clients(n: usize) -> Faulty {
+    // The server may hang up before its words are read.
+    Faulty::commanded(n, "", &["CONFIG", "SET", "maxclients", "1"])
+}
+
+fn a_database_out_of_range(n: usize) -> Faulty {
+    Faulty::servers(n, "out of range", |server| format!("{}/99", server.url()))
+}
+
+fn a_key_of_another_type(n: usize) -> Faulty {
+    Faulty::commanded(n, "WRONGTYPE", &["RPUSH", "k", "a list"])
+}
+
+fn a_counter_of_another_type(n: usize) -> Faulty {
+    Faulty::commanded(n, "WRONGTYPE", &["RPUSH", "{k}:fence", "a list"])
+}
+
+fn a_counter_that_is_no_number(n: usize) -> Faulty {
+    Faulty::commanded(n, "fencing counter", &["SET", "{k}:fence", "many"])
+}
+
+fn a_counter_out_of_range(n: usize) -> Faulty {
+    Faulty::commanded(n, "fencing counter", &["SET", "{k}:fence", "9999999999999999999"])
+}
+
+fn a_port_that_hangs_up(n: u16) -> Faulty {
+    Faulty::addresses(n, "", |_| listener(b""))
+}
+
+fn a_port_that_speaks_another_protocol(n: u16) -> Faulty {
+    Faulty::addresses(n, "", |_| listener(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"))
+}
+
+/// An address whose listener greets with these bytes and hangs up, as long as the test runs.
+fn listener(greeting: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is found");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            drop(client.write_all(greeting));
+        }
+    });
+    address
+}
