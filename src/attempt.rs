@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tracing::Span;
 
 use crate::{
     armed::Armed,
@@ -26,6 +27,8 @@ pub(crate) struct Wish {
     /// Whether a lock that the owner holds already will do.
     pub(crate) joins: bool,
     pub(crate) renewal: Option<Renewal>,
+    /// The span that the lock's life belongs to.
+    pub(crate) caller: Span,
 }
 
 /// How an attempt begins.
@@ -77,7 +80,7 @@ struct Election<'a> {
     ledger: Arc<Ledger>,
     quorum: usize,
     proposal: u64,
-    began: tokio::time::Instant,
+    began: Instant,
     round: Round<Result<Answer, NodeError>>,
     asked: Vec<bool>,
     reports: Vec<Report>,
@@ -103,7 +106,7 @@ impl<'a> Election<'a> {
             ledger,
             proposal,
             began: clock::now(),
-            round: Round::new(),
+            round: Round::new(nodes),
             asked: vec![false; nodes],
             reports: vec![Report::Awaited; nodes],
             refusals: Vec::new(),
@@ -223,7 +226,7 @@ impl<'a> Election<'a> {
     /// Turns the votes into a held lock, if there is something left of them.
     fn hold(self, token: u64) -> Result<Armed, Refusal> {
         let (claim, ttl, keeper) = (self.claim, self.wish.ttl, self.armed.keeper());
-        hold(keeper, &claim, token, ttl, self.began)?;
+        hold(keeper, &claim, Terms { token, ttl, began: self.began }, &self.wish.caller)?;
         if !self.round.is_over() {
             keeper.finish(see_through(self.round, claim, ttl));
         }
@@ -291,7 +294,7 @@ pub(crate) async fn prove(
 ) -> Result<()> {
     let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
     claim.expect_until(ttl);
-    let (mut round, sent) = (Round::new(), clock::now());
+    let (mut round, sent) = (Round::new(ledger.links.len()), clock::now());
     for node in 0..ledger.links.len() {
         let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
         round.push(node, sent, ledger.ask(node, claim, adopt));
@@ -318,15 +321,23 @@ pub(crate) async fn prove(
     Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors })
 }
 
+/// What a lock is held on.
+pub(crate) struct Terms {
+    pub(crate) token: u64,
+    pub(crate) ttl: Duration,
+    /// When its votes began to be asked for.
+    pub(crate) began: Instant,
+}
+
 /// Makes a held lock of a claim for which a majority has voted, and has it watched.
 pub(crate) fn hold(
     keeper: &Keeper,
     claim: &Arc<Claim>,
-    token: u64,
-    ttl: Duration,
-    began: tokio::time::Instant,
+    Terms { token, ttl, began }: Terms,
+    caller: &Span,
 ) -> Result<()> {
-    let span = tracing::debug_span!("hold", key = claim.key(), fencing_token = token);
+    let key = claim.key();
+    let span = tracing::debug_span!(parent: caller, "hold", key, fencing_token = token);
     if !claim.hold(token, ttl, span) {
         let (key, elapsed) = (claim.key().to_owned(), clock::now() - began);
         return Err(Error::ValidityExpired { key, ttl, elapsed });

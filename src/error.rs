@@ -80,7 +80,7 @@ pub enum Error {
     },
     /// Too few nodes answered usefully, and the refusals among them do not rule a majority out.
     #[error(
-        "lock {key:?} is unavailable: {reached} nodes answered usefully, {needed} are needed{}",
+        "lock {key:?} is unavailable: {reached} of the {needed} nodes needed answered usefully{}",
         Causes(nodes)
     )]
     Unavailable {
@@ -224,7 +224,7 @@ impl Display for LossReason {
 }
 
 /// What went wrong at one node; [`source`](StdError::source) has the server's or the pool's words.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NodeError {
     node: Arc<str>,
     cause: Arc<dyn StdError + Send + Sync>,
@@ -254,6 +254,12 @@ impl NodeError {
     #[must_use]
     pub fn node(&self) -> &str {
         &self.node
+    }
+}
+
+impl fmt::Debug for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeError").field("node", &self.node).field("cause", &self.cause).finish()
     }
 }
 
@@ -299,7 +305,7 @@ mod tests {
         let message = unavailable().to_string();
         assert_eq!(
             message,
-            "lock \"k\" is unavailable: 1 nodes answered usefully, 2 are needed (a:1: no route)"
+            "lock \"k\" is unavailable: 1 of the 2 nodes needed answered usefully (a:1: no route)"
         );
         assert_eq!(given_up(unavailable()).key(), Some("k"));
     }

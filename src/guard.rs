@@ -210,7 +210,8 @@ impl LockGuard {
     ///
     /// It ends any renewal first. It waits for a majority of nodes, up to the manager's
     /// [`release_timeout`](crate::LockManagerBuilder::release_timeout); after that the background keeps trying
-    /// until the TTL is over.
+    /// until the TTL is over. The nodes keep a key for its TTL, a little longer than the holder may rely on
+    /// it: so it can succeed for a lock that is no longer valid.
     ///
     /// # Cancel safety
     ///

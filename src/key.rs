@@ -23,9 +23,11 @@ impl Key {
                 name.len()
             )));
         }
-        let lock = format!("{prefix}{name}");
-        let stem = if hash_tag(&lock).is_some() { lock.clone() } else { format!("{{{lock}}}") };
-        Ok(Self { name, lock, fence: format!("{stem}:fence"), channel: format!("{stem}:released") })
+        let lock = [prefix, &name].concat();
+        let (open, close) = if hash_tag(&lock).is_some() { ("", "") } else { ("{", "}") };
+        let (fence, channel) =
+            ([open, &lock, close, ":fence"].concat(), [open, &lock, close, ":released"].concat());
+        Ok(Self { name, lock, fence, channel })
     }
 
     /// A number by which the nodes are ordered for this key: FNV-1a, since every process must come to the same.

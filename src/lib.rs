@@ -81,3 +81,8 @@ pub use crate::{
     token::{FencingToken, OwnerToken},
     validity::ClockDrift,
 };
+
+/// The examples in the README are tested with the crate's own.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{
     acquire,
@@ -273,7 +273,8 @@ impl LockRequest {
         self.keeper.start();
         let on_event = self.on_renewal.clone();
         let renewal = self.renewal.as_ref().map(|_| Renewal { every, on_event });
-        Ok(Wish { key, ttl: self.ttl, owner: self.owner.clone(), joins, renewal })
+        let (owner, caller) = (self.owner.clone(), Span::current());
+        Ok(Wish { key, ttl: self.ttl, owner, joins, renewal, caller })
     }
 }
 

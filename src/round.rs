@@ -31,8 +31,9 @@ struct Call<T> {
 }
 
 impl<T> Round<T> {
-    pub(crate) const fn new() -> Self {
-        Self { calls: Vec::new(), replies: VecDeque::new() }
+    /// Creates a round of about so many calls.
+    pub(crate) fn new(calls: usize) -> Self {
+        Self { calls: Vec::with_capacity(calls), replies: VecDeque::new() }
     }
 
     /// Adds a call whose clock started at `sent`, before the first byte.
@@ -54,24 +55,28 @@ impl<T> Round<T> {
     ///
     /// Dropping the future loses nothing: the answers stay in the round.
     pub(crate) async fn next(&mut self) -> Option<Reply<T>> {
-        poll_fn(|cx| {
-            self.poll_calls(cx);
-            match self.replies.pop_front() {
-                None if !self.calls.is_empty() => Poll::Pending,
-                reply => Poll::Ready(reply),
-            }
+        poll_fn(|cx| match self.poll_calls(cx) {
+            None if !self.calls.is_empty() => Poll::Pending,
+            reply => Poll::Ready(reply),
         })
         .await
     }
 
-    fn poll_calls(&mut self, cx: &mut Context<'_>) {
+    /// Polls every call, and returns the next answer, if there is one.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Option<Reply<T>> {
+        let mut next = self.replies.pop_front();
         let replies = &mut self.replies;
         self.calls.retain_mut(|call| match call.future.as_mut().poll(cx) {
             Poll::Pending => true,
             Poll::Ready(answer) => {
-                replies.push_back(Reply { node: call.node, sent: call.sent, answer });
+                let reply = Reply { node: call.node, sent: call.sent, answer };
+                match next {
+                    None => next = Some(reply),
+                    Some(_) => replies.push_back(reply),
+                }
                 false
             }
         });
+        next
     }
 }

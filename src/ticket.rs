@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tracing::Span;
+
 use crate::{
-    attempt::{hold, prove},
+    attempt::{Terms, hold, prove},
     claim::{Offer, Undo},
     clock,
     error::Result,
@@ -88,6 +90,7 @@ pub(crate) async fn adopt(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<Lo
     let began = clock::now();
     let armed = keeper.arm(key, owner_token, Offer { undo: Undo::Nothing, renewal: None })?;
     prove(keeper, armed.claim(), fencing_token.get(), ttl).await?;
-    hold(keeper, armed.claim(), fencing_token.get(), ttl, began)?;
+    let terms = Terms { token: fencing_token.get(), ttl, began };
+    hold(keeper, armed.claim(), terms, &Span::current())?;
     Ok(LockGuard::new(armed))
 }

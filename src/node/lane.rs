@@ -6,7 +6,7 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     command::{Answer, Command, End, Trail},
-    line::{Line, Queued, Replies},
+    line::{Line, Replies},
     redis::Source,
     script::{Spelling, decode, encode},
 };
@@ -69,12 +69,13 @@ impl Lane {
 
     /// Asks things in one write and within the node timeout, connecting included; each has its own result.
     pub(super) async fn ask(&self, items: &[(&Trail, Command)]) -> Vec<Result<Answer, NodeError>> {
-        let lane = &self.shared;
-        let used = Used::default();
-        let asked = lane.bounded(&used, lane.ask_by_hash_then_text(items, &used));
+        let (lane, used) = (&self.shared, Used::default());
+        let asked = pin!(lane.ask_by_hash_then_text(items, &used));
+        let asked = lane.bounded(&used, asked);
         let answers = match lane.undo_on_retired_lines(items) {
             None => asked.await,
-            Some(undone) => tokio::join!(asked, undone).0,
+            // Boxed, since it is rare and large.
+            Some(undone) => tokio::join!(asked, Box::pin(undone)).0,
         };
         let answers = answers.unwrap_or_else(|failure| vec![Err(failure); items.len()]);
         let named = |answer: Result<_, _>| answer.map_err(|failure| lane.error(failure));
@@ -91,7 +92,7 @@ impl Lane {
         Handle::try_current().map_err(|_| lane.error(Failure::NoRuntime))?;
         let start = Instant::now();
         let parcel = |_| Parcel { cmd: redis::cmd("PING"), claim: None };
-        let pong = lane.bounded(&used, lane.send(1, parcel, &used)).await;
+        let pong = lane.bounded(&used, pin!(lane.send(1, parcel, &used))).await;
         let pong = pong.and_then(|mut replies| replies.pop().unwrap_or(Err(Failure::Shape)));
         pong.map(|_| start.elapsed()).map_err(|failure| lane.error(failure))
     }
@@ -108,7 +109,7 @@ impl Shared {
     async fn bounded<T>(
         &self,
         used: &Used,
-        work: impl Future<Output = Result<T, Failure>>,
+        work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
     ) -> Result<T, Failure> {
         if let Ok(result) = timeout(self.node_timeout, work).await {
             return result;
@@ -150,12 +151,20 @@ impl Shared {
         used: &Used,
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
         let mut began_connecting = false;
+        // Not boxed: this is the one large part of a call, and every call has it.
+        let mut sending = pin!(None);
         let mut mail = loop {
+            // Made before the lane is locked: others wait for it.
+            let mut parcels: Vec<_> = (0..count).map(&parcel).collect();
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             let queue = poll_fn(|cx| {
-                let parcels = (0..count).map(&parcel);
-                Poll::Ready(self.queue(cx, parcels, &mut began_connecting))
+                let parcels = std::mem::take(&mut parcels);
+                let queued = self.queue(parcels, &mut began_connecting, |line, cmds| {
+                    sending.set(Some(line.send(cmds)));
+                    poll_some(sending.as_mut(), cx)
+                });
+                Poll::Ready(queued)
             });
             match queue.await? {
                 Some(mail) => break mail,
@@ -163,22 +172,26 @@ impl Shared {
             }
         };
         *lock(used) = Some(mail.line.clone());
-        let replies = poll_fn(|cx| mail.queued.poll(cx)).await;
+        let replies = match mail.early.take() {
+            Some(replies) => replies,
+            None => poll_fn(|cx| poll_some(sending.as_mut(), cx)).await,
+        };
         self.deliver(&mail, replies)
     }
 
-    /// Queues the parcels on the line. `None`: wait for the lane to change.
+    /// Queues the parcels on the line by `post`. `None`: wait for the lane to change.
     ///
     /// The lane stays locked meanwhile, so that what a trail may still send is queued before its release.
     fn queue<'a>(
         self: &Arc<Self>,
-        cx: &mut Context<'_>,
-        parcels: impl Iterator<Item = Parcel<'a>>,
+        parcels: Vec<Parcel<'a>>,
         began_connecting: &mut bool,
+        post: impl FnOnce(&Line, Vec<Cmd>) -> Poll<Replies>,
     ) -> Result<Option<Mail<'a>>, Failure> {
         let mut state = lock(&self.state);
         let Some(line) = self.line(&mut state, began_connecting)? else { return Ok(None) };
-        let (mut slots, mut cmds) = (Vec::new(), Vec::new());
+        let mut slots = Vec::with_capacity(parcels.len());
+        let mut cmds = Vec::with_capacity(parcels.len());
         for Parcel { cmd, claim } in parcels {
             if claim.is_some_and(|trail| !trail.begin(self.index, &line)) {
                 slots.push(Slot::Withheld);
@@ -190,13 +203,18 @@ impl Shared {
         if cmds.is_empty() {
             return Err(Failure::Withdrawn);
         }
-        let mail = Mail { queued: line.queue(cmds, cx), line, slots };
-        if !mail.queued.is_stillborn() {
-            return Ok(Some(mail));
+        let early = match post(&line, cmds) {
+            Poll::Ready(Err(error)) if error.is_unrecoverable_error() => None,
+            Poll::Ready(replies) => Some(Some(replies)),
+            Poll::Pending => Some(None),
+        };
+        if let Some(early) = early {
+            return Ok(Some(Mail { line, early, slots }));
         }
         // The connection had ended while nothing was under way: another may be tried.
-        mail.trails().for_each(|trail| trail.end(self.index, &mail.line, End::Void));
-        let failures = mail.line.retire();
+        let trails = slots.iter().filter_map(Slot::claim);
+        trails.for_each(|trail| trail.end(self.index, &line, End::Void));
+        let failures = line.retire();
         *state = State::Down { failures, since: Instant::now(), cause: Failure::NotConnected };
         drop(state);
         self.changed.notify_waiters();
@@ -375,7 +393,8 @@ impl<'a> Parcel<'a> {
 /// Parcels on their way down a line.
 struct Mail<'a> {
     line: Arc<Line>,
-    queued: Queued,
+    /// The replies, if queueing brought them already.
+    early: Option<Replies>,
     slots: Vec<Slot<'a>>,
 }
 
@@ -387,13 +406,17 @@ enum Slot<'a> {
     Withheld,
 }
 
-impl<'a> Mail<'a> {
-    fn trails(&self) -> impl Iterator<Item = &'a Trail> {
-        self.slots.iter().filter_map(|slot| match slot {
-            Slot::Queued(claim) => *claim,
-            Slot::Withheld => None,
-        })
+impl<'a> Slot<'a> {
+    const fn claim(&self) -> Option<&'a Trail> {
+        match self {
+            Self::Queued(claim) => *claim,
+            Self::Withheld => None,
+        }
     }
+}
+
+fn poll_some<F: Future>(future: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    future.as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx))
 }
 
 fn is_unknown_script(reply: &Result<Value, Failure>) -> bool {

@@ -3,9 +3,7 @@
 use std::{
     fmt,
     future::Future,
-    pin::Pin,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -29,15 +27,27 @@ impl Line {
         Self { wire, failures, timeouts, retired: AtomicBool::new(false) }
     }
 
-    /// Queues commands in one write, and returns their replies on their way.
-    pub(super) fn queue(&self, cmds: Vec<Cmd>, cx: &mut Context<'_>) -> Queued {
-        let mut sending = send(self.wire.clone(), cmds);
-        // The first poll gives the commands their place in the connection's order.
-        let early = match sending.as_mut().poll(cx) {
-            Poll::Ready(replies) => Some(replies),
-            Poll::Pending => None,
-        };
-        Queued { sending, early }
+    /// Sends commands in one write. They take their place in the connection's order at the first poll.
+    pub(super) fn send(&self, mut cmds: Vec<Cmd>) -> impl Future<Output = Replies> + Send + use<> {
+        let mut wire = self.wire.clone();
+        async move {
+            if cmds.len() == 1
+                && let Some(cmd) = cmds.pop()
+            {
+                return match wire.send_packed_command(&cmd).await {
+                    // The server's own errors belong to the command, not to the connection.
+                    Err(error) if error.code().is_none() => Err(error),
+                    reply => Ok(vec![reply.and_then(Value::extract_error)]),
+                };
+            }
+            let mut pipeline = Pipeline::with_capacity(cmds.len());
+            let count = cmds.len();
+            for cmd in cmds {
+                pipeline.add_command(cmd);
+            }
+            let replies = wire.send_packed_commands(&pipeline, 0, count).await?;
+            Ok(replies.into_iter().map(Value::extract_error).collect())
+        }
     }
 
     /// Sends an undo that nothing can hold back, and waits until the node has run it or `patience` is over:
@@ -82,48 +92,5 @@ impl fmt::Debug for Line {
     }
 }
 
-/// What was queued on a line, and its replies on their way.
-pub(super) struct Queued {
-    sending: Sending,
-    /// The replies, if the first poll brought them.
-    early: Option<Replies>,
-}
-
 /// The reply to each command, or why the connection gave none.
 pub(super) type Replies = Result<Vec<Result<Value, RedisError>>, RedisError>;
-type Sending = Pin<Box<dyn Future<Output = Replies> + Send>>;
-
-impl Queued {
-    /// Whether the connection had ended before: then nothing was sent.
-    pub(super) fn is_stillborn(&self) -> bool {
-        matches!(&self.early, Some(Err(error)) if error.is_unrecoverable_error())
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Replies> {
-        match self.early.take() {
-            Some(replies) => Poll::Ready(replies),
-            None => self.sending.as_mut().poll(cx),
-        }
-    }
-}
-
-fn send(mut wire: MultiplexedConnection, mut cmds: Vec<Cmd>) -> Sending {
-    Box::pin(async move {
-        if cmds.len() == 1
-            && let Some(cmd) = cmds.pop()
-        {
-            return match wire.send_packed_command(&cmd).await {
-                // The server's own errors belong to the command, not to the connection.
-                Err(error) if error.code().is_none() => Err(error),
-                reply => Ok(vec![reply.and_then(Value::extract_error)]),
-            };
-        }
-        let mut pipeline = Pipeline::with_capacity(cmds.len());
-        let count = cmds.len();
-        for cmd in cmds {
-            pipeline.add_command(cmd);
-        }
-        let replies = wire.send_packed_commands(&pipeline, 0, count).await?;
-        Ok(replies.into_iter().map(Value::extract_error).collect())
-    })
-}

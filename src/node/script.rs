@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value, cmd};
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value};
 
 use super::command::{Answer, Command, Sighting, Touch, Trail};
 use crate::{token::OwnerToken, validity::millis};
@@ -24,11 +24,15 @@ pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling) -> Cmd
         Command::Release { .. } => (&RELEASE, RELEASE_TEXT),
         Command::Inspect => (&INSPECT, INSPECT_TEXT),
     };
-    let mut cmd = match spelling {
-        Spelling::Hash => cmd("EVALSHA").arg(script.get_hash()).take(),
-        Spelling::Text => cmd("EVAL").arg(text).take(),
+    let (name, script) = match spelling {
+        Spelling::Hash => ("EVALSHA", script.get_hash()),
+        Spelling::Text => ("EVAL", text),
     };
-    cmd.arg(2).arg(&trail.key.lock).arg(&trail.key.fence);
+    // Sized for all that follows: a command that grows step by step costs more than all the rest.
+    let keys = trail.key.lock.len() + trail.key.fence.len() + trail.key.channel.len();
+    let size = name.len() + script.len() + keys + trail.owner.as_str().len() + MOST_OF_NUMBERS;
+    let mut cmd = Cmd::with_capacity(MOST_ARGUMENTS, size);
+    cmd.arg(name).arg(script).arg(2).arg(&trail.key.lock).arg(&trail.key.fence);
     let owner = trail.owner.as_str();
     match command {
         Command::Acquire { ttl, proposal } => {
@@ -114,6 +118,9 @@ fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
+const MOST_ARGUMENTS: usize = 10;
+/// The bytes that the numbers and words of any command take at most.
+const MOST_OF_NUMBERS: usize = 80;
 /// What `PTTL` says of a key that does not exist.
 const NO_SUCH_KEY: i64 = -2;
 
