@@ -161,7 +161,7 @@ impl Claim {
             Some((_, lives)) => vote.until.max(Some(self.drift.deadline(sent, lives))),
             None => None,
         };
-        let moved = state.recount(self.quorum);
+        let moved = state.recount(self.quorum, &self.trail);
         drop(state);
         if moved {
             self.changed.notify_waiters();
@@ -350,28 +350,29 @@ impl State {
     }
 
     /// Counts the votes anew. Returns whether that changes anything for those who watch.
-    fn recount(&mut self, quorum: usize) -> bool {
-        let (supported, refusals) = (self.supported(quorum), self.refusals());
-        let nodes = self.votes.len();
+    fn recount(&mut self, quorum: usize, trail: &Trail) -> bool {
+        let supported = self.supported(quorum);
+        let may_vote = (0..self.votes.len()).filter(|&node| self.may_vote(node, trail)).count();
         let Some(held) = self.held.as_mut().filter(|held| held.lost.is_none()) else {
             return false;
         };
-        // Too few votes left count as too many refusals: a node that never answered may never have granted.
-        match supported.filter(|_| refusals <= nodes - quorum) {
-            Some(until) => std::mem::replace(&mut held.valid_until, until) != until,
-            None => {
-                held.lost = Some(LossReason::Taken);
-                true
-            }
+        if may_vote < quorum {
+            held.lost = Some(LossReason::Taken);
+            return true;
         }
+        // While a vote is on its way, the deadline stays where it was.
+        let until = supported.unwrap_or(held.valid_until);
+        std::mem::replace(&mut held.valid_until, until) != until
+    }
+
+    /// Whether a node has voted for the lock or may have, for all that is known.
+    fn may_vote(&self, node: usize, trail: &Trail) -> bool {
+        let vote = &self.votes[node];
+        vote.until.is_some() || vote.refused.is_none() && trail.may_hold(node)
     }
 
     fn supported(&self, quorum: usize) -> Option<Instant> {
         supported_by(quorum, self.votes.iter().filter_map(|vote| vote.until))
-    }
-
-    fn refusals(&self) -> usize {
-        self.votes.iter().filter(|vote| vote.refused.is_some()).count()
     }
 }
 

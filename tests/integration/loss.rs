@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use redlatch::{Error, LossReason};
 use tokio::time::Instant;
 
-use crate::support::{Server, Site, everywhere, millis, on_servers, secs, within};
+use crate::support::{Server, Site, eventually, everywhere, millis, on_servers, secs, within};
 
 everywhere!(
     a_held_lock_is_not_lost,
@@ -144,10 +144,21 @@ async fn a_lock_is_lost_by_its_deadline_even_if_the_key_lives_on(site: Site) {
 async fn losing_a_minority_of_the_keys_is_no_loss() {
     let site = Site::servers(3);
     let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
     site.all()[0].command(&["SET", "k", "foreign", "PX", "600000"]);
     guard.extend(secs(600)).await.unwrap();
     assert!(guard.is_valid());
     assert_eq!(guard.lost().now_or_never(), None);
+}
+
+#[tokio::test]
+async fn losing_the_last_vote_that_made_a_majority_is_a_loss() {
+    let site = Site::servers(3);
+    site.all()[2].kill();
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    site.all()[0].del("k");
+    guard.try_extend(secs(600)).await.unwrap_err();
+    assert_eq!(guard.lost().now_or_never(), Some(LossReason::Taken));
 }
 
 #[tokio::test]

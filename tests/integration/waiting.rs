@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use redlatch::{LockManager, Node, Retry};
+use redlatch::{LockManager, Node, Retry, deadpool_redis};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::{Server, Site, eventually, everywhere, millis, on_servers, secs, within};
@@ -253,7 +253,7 @@ async fn a_pool_with_notices_hears_them(site: Site) {
 }
 
 fn pooled(server: &Server) -> Node {
-    let config = redlatch::deadpool_redis::Config::from_url(server.url());
+    let config = deadpool_redis::Config::from_url(server.url());
     config.create_pool(None).expect("the URL is valid").into()
 }
 
