@@ -71,12 +71,15 @@ impl Acquire<'_> {
                 Err(refusal) => drop(self.pause_after(refusal)?),
             }
         }
-        let place = self.keeper.ledger.waiting.stand(&self.wish.key.name);
-        if self.until_deadline(place.is_head()).await.is_some() {
-            self.sit_out(&place).await;
+        let place = self.keeper.ledger.waiting.stand(&self.wish.key);
+        let mut seen = place.arrival;
+        if !place.is_first {
+            if self.until_deadline(place.is_head()).await.is_some() {
+                self.sit_out(&place).await;
+            }
+            seen = place.news();
         }
         loop {
-            let seen = place.news();
             let pause = match self.bounded_attempt().await? {
                 Ok(armed) => {
                     place.leave_to(Holder { until: armed.claim().ends(), seen });
@@ -87,6 +90,7 @@ impl Acquire<'_> {
             if !self.sleep(&place, seen, pause).await {
                 return Err(self.timed_out());
             }
+            seen = place.news();
         }
     }
 
@@ -137,7 +141,7 @@ impl Acquire<'_> {
             number if number % 3 == 0 => Opening::AllAtOnce,
             _ => Opening::OneFirst,
         };
-        let span = tracing::debug_span!("acquire", key = self.wish.key.name, attempt = number);
+        let span = tracing::debug_span!("acquire", key = &*self.wish.key.name, attempt = number);
         attempt(self.keeper, &self.wish, opening).instrument(span).await
     }
 
@@ -151,13 +155,13 @@ impl Acquire<'_> {
         tries.outages = if is_outage { tries.outages + 1 } else { 0 };
         tries.late = if is_late { tries.late + 1 } else { 0 };
         tries.splits = if is_split { tries.splits + 1 } else { 0 };
-        tracing::debug!(key = self.wish.key.name, attempt = tries.attempts, %error, "attempt failed");
+        tracing::debug!(key = &*self.wish.key.name, attempt = tries.attempts, %error, "attempt failed");
         if matches!(error, Error::Closed | Error::Config { .. }) {
             return Err(error);
         }
         let attempts = tries.attempts;
         if !self.limits.retry.allows_another(attempts) {
-            let key = self.wish.key.name.clone();
+            let key = self.wish.key.name.to_string();
             return Err(Error::RetriesExhausted { key, attempts, source: Box::new(error) });
         }
         if tries.outages.max(tries.late) >= self.keeper.settings.outage_retries.max(1) {
@@ -207,7 +211,7 @@ impl Acquire<'_> {
     #[expect(clippy::expect_used, reason = "a deadline ends no acquire before its first attempt")]
     fn timed_out(&mut self) -> Error {
         Error::WaitTimeout {
-            key: self.wish.key.name.clone(),
+            key: self.wish.key.name.to_string(),
             attempts: self.tries.attempts,
             waited: self.began.elapsed(),
             source: Box::new(self.tries.last.take().expect("an attempt was made and failed")),

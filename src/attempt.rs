@@ -106,7 +106,7 @@ impl<'a> Election<'a> {
             ledger,
             proposal,
             began: clock::now(),
-            round: Round::new(nodes),
+            round: Round::new(),
             asked: vec![false; nodes],
             reports: vec![Report::Awaited; nodes],
             refusals: Vec::new(),
@@ -294,7 +294,7 @@ pub(crate) async fn prove(
 ) -> Result<()> {
     let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
     claim.expect_until(ttl);
-    let (mut round, sent) = (Round::new(ledger.links.len()), clock::now());
+    let (mut round, sent) = (Round::new(), clock::now());
     for node in 0..ledger.links.len() {
         let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
         round.push(node, sent, ledger.ask(node, claim, adopt));

@@ -42,7 +42,7 @@ pub(crate) async fn extend_once(keeper: &Keeper, claim: &Arc<Claim>, ttl: Durati
     check_held(claim)?;
     let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
     let touch = claim.touch(ttl, Touch::Keep);
-    let (mut round, sent) = (Round::new(ledger.links.len()), clock::now());
+    let (mut round, sent) = (Round::new(), clock::now());
     for node in 0..ledger.links.len() {
         round.push(node, sent, ledger.ask(node, claim, touch));
     }

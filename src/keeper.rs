@@ -286,9 +286,8 @@ impl Ledger {
         let mut answered = 0;
         let mut pause = FIRST_PAUSE;
         loop {
-            let nodes = claim.to_release();
-            let (mut round, sent) = (Round::new(nodes.len()), clock::now());
-            for node in nodes {
+            let (mut round, sent) = (Round::new(), clock::now());
+            for node in claim.to_release() {
                 round.push(node, sent, self.ask(node, &claim, command));
             }
             while let Some(reply) = round.next().await {

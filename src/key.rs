@@ -1,12 +1,14 @@
 //! A lock's key and the names that follow from it: its fencing counter and its release channel.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 
 /// A key as the caller gave it, and the three names under which Redis knows it.
 #[derive(Debug)]
 pub(crate) struct Key {
     /// As the caller gave it.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// Prefix + key: holds the owner token.
     pub(crate) lock: String,
     /// The fencing counter, in the same cluster slot.
@@ -27,7 +29,7 @@ impl Key {
         let (open, close) = if hash_tag(&lock).is_some() { ("", "") } else { ("{", "}") };
         let (fence, channel) =
             ([open, &lock, close, ":fence"].concat(), [open, &lock, close, ":released"].concat());
-        Ok(Self { name, lock, fence, channel })
+        Ok(Self { name: name.into(), lock, fence, channel })
     }
 
     /// A number by which the nodes are ordered for this key: FNV-1a, since every process must come to the same.

@@ -186,7 +186,7 @@ impl Batch {
         claims: Vec<Arc<Claim>>,
         back: mpsc::UnboundedSender<Return>,
     ) -> Self {
-        let (mut round, sent) = (Round::new(ledger.links.len()), clock::now());
+        let (mut round, sent) = (Round::new(), clock::now());
         let touch = |claim: &Arc<Claim>| (claim.clone(), claim.touch(claim.ttl(), Touch::Keep));
         let touches: Arc<[_]> = claims.iter().map(touch).collect();
         for node in 0..ledger.links.len() {
@@ -235,7 +235,7 @@ impl Batch {
 
     /// Puts keys back on the minority of nodes that lost them, while a majority holds.
     async fn heal(self) {
-        let (mut round, Self { ledger, quorum, items, .. }) = (Round::new(0), self);
+        let (mut round, Self { ledger, quorum, items, .. }) = (Round::new(), self);
         for (place, item) in items.iter().enumerate() {
             let is_in_time = item.deadline.is_some_and(|deadline| clock::now() < deadline);
             if item.confirmed < quorum || !is_in_time || item.claim.judge().is_err() {

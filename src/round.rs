@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
 /// One node's answer to a command of a round.
@@ -20,7 +21,7 @@ pub(crate) struct Reply<T> {
 /// The calls of a round. All of them are polled once before any answer is looked at: a command takes its
 /// place in its lane at the first poll, so that none is forgotten when the round is decided early.
 pub(crate) struct Round<T> {
-    calls: Vec<Call<T>>,
+    calls: FuturesUnordered<Call<T>>,
     replies: VecDeque<Reply<T>>,
 }
 
@@ -31,9 +32,8 @@ struct Call<T> {
 }
 
 impl<T> Round<T> {
-    /// Creates a round of about so many calls.
-    pub(crate) fn new(calls: usize) -> Self {
-        Self { calls: Vec::with_capacity(calls), replies: VecDeque::new() }
+    pub(crate) fn new() -> Self {
+        Self { calls: FuturesUnordered::new(), replies: VecDeque::new() }
     }
 
     /// Adds a call whose clock started at `sent`, before the first byte.
@@ -55,28 +55,24 @@ impl<T> Round<T> {
     ///
     /// Dropping the future loses nothing: the answers stay in the round.
     pub(crate) async fn next(&mut self) -> Option<Reply<T>> {
-        poll_fn(|cx| match self.poll_calls(cx) {
-            None if !self.calls.is_empty() => Poll::Pending,
-            reply => Poll::Ready(reply),
+        poll_fn(|cx| {
+            while let Poll::Ready(Some(reply)) = self.calls.poll_next_unpin(cx) {
+                self.replies.push_back(reply);
+            }
+            match self.replies.pop_front() {
+                None if !self.calls.is_empty() => Poll::Pending,
+                reply => Poll::Ready(reply),
+            }
         })
         .await
     }
+}
 
-    /// Polls every call, and returns the next answer, if there is one.
-    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Option<Reply<T>> {
-        let mut next = self.replies.pop_front();
-        let replies = &mut self.replies;
-        self.calls.retain_mut(|call| match call.future.as_mut().poll(cx) {
-            Poll::Pending => true,
-            Poll::Ready(answer) => {
-                let reply = Reply { node: call.node, sent: call.sent, answer };
-                match next {
-                    None => next = Some(reply),
-                    Some(_) => replies.push_back(reply),
-                }
-                false
-            }
-        });
-        next
+impl<T> Future for Call<T> {
+    type Output = Reply<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply<T>> {
+        let (node, sent) = (self.node, self.sent);
+        self.future.as_mut().poll(cx).map(|answer| Reply { node, sent, answer })
     }
 }

@@ -145,7 +145,7 @@ pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> 
     let errors: Vec<NodeError> = votes.iter().filter_map(|vote| vote.error().cloned()).collect();
     let reached = votes.len() - errors.len();
     if reached < quorum {
-        let key = trail.key.name.clone();
+        let key = trail.key.name.to_string();
         return Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors });
     }
     Ok(LockStatus { holder: holder(&votes, quorum), votes })

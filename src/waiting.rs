@@ -1,13 +1,13 @@
 //! Waiting: this process' waiters for a key stand in a queue, and only its head asks the nodes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::sync::lock;
+use crate::{key::Key, sync::lock};
 
 /// The queues of a manager, one for each key that somebody waits for.
 #[derive(Debug, Default)]
@@ -17,20 +17,27 @@ pub(crate) struct Waiting {
 
 #[derive(Debug, Default)]
 struct State {
-    queues: BTreeMap<String, Queue>,
+    queues: HashMap<Arc<str>, Queue>,
     closed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Who waits, by the order of arrival, and what wakes them.
-    seats: BTreeMap<u64, Arc<Notify>>,
+    /// Who waits, in the order of arrival.
+    seats: VecDeque<Seat>,
     next_seat: u64,
     news: News,
     /// The fencing token of the lock that was released last.
     released: Option<u64>,
     /// Somebody of this queue holds the lock.
     holder: Option<Holder>,
+}
+
+/// A waiter's number, and what wakes it.
+#[derive(Debug)]
+struct Seat {
+    number: u64,
+    bell: Arc<Notify>,
 }
 
 /// How much was heard of a key so far: whoever keeps a copy can tell whether there is more.
@@ -64,14 +71,16 @@ pub(crate) struct Holder {
 
 impl Waiting {
     /// Takes a place at the end of the queue for `key`.
-    pub(crate) fn stand(self: &Arc<Self>, key: &str) -> Place {
+    pub(crate) fn stand(self: &Arc<Self>, key: &Key) -> Place {
+        let (key, bell) = (key.name.clone(), Arc::new(Notify::new()));
         let mut state = lock(&self.state);
-        let queue = state.queues.entry(key.to_owned()).or_default();
-        let seat = queue.next_seat;
+        let queue = state.queues.entry(key.clone()).or_default();
+        let (seat, arrival) = (queue.next_seat, queue.news);
+        let is_first = queue.seats.is_empty();
         queue.next_seat += 1;
-        let bell = Arc::new(Notify::new());
-        queue.seats.insert(seat, bell.clone());
-        Place { waiting: self.clone(), key: key.to_owned(), seat, bell }
+        queue.seats.push_back(Seat { number: seat, bell: bell.clone() });
+        drop(state);
+        Place { waiting: self.clone(), key, seat, bell, is_first, arrival }
     }
 
     /// Notes that the lock with this fencing token was released, and wakes the head of the queue: for the first
@@ -100,21 +109,21 @@ impl Waiting {
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
-        for bell in state.queues.values().flat_map(|queue| queue.seats.values()) {
-            bell.notify_one();
+        for seat in state.queues.values().flat_map(|queue| &queue.seats) {
+            seat.bell.notify_one();
         }
     }
 }
 
 impl Queue {
     fn wake_head(&self) {
-        if let Some((_, bell)) = self.seats.first_key_value() {
-            bell.notify_one();
+        if let Some(head) = self.seats.front() {
+            head.bell.notify_one();
         }
     }
 
     fn head(&self) -> Option<u64> {
-        self.seats.first_key_value().map(|(seat, _)| *seat)
+        self.seats.front().map(|head| head.number)
     }
 }
 
@@ -122,9 +131,13 @@ impl Queue {
 #[derive(Debug)]
 pub(crate) struct Place {
     waiting: Arc<Waiting>,
-    key: String,
+    key: Arc<str>,
     seat: u64,
     bell: Arc<Notify>,
+    /// Whether the queue was empty before.
+    pub(crate) is_first: bool,
+    /// What had been heard when the place was taken.
+    pub(crate) arrival: News,
 }
 
 impl Place {
@@ -149,7 +162,10 @@ impl Place {
 
     /// Tells the next in the queue that the lock was taken, so that it need not ask at once.
     pub(crate) fn leave_to(self, holder: Holder) {
-        if let Some(queue) = lock(&self.waiting.state).queues.get_mut(&self.key) {
+        // The place is left, and the next is woken, when this drops it.
+        if let Some(queue) = lock(&self.waiting.state).queues.get_mut(&*self.key)
+            && queue.seats.len() > 1
+        {
             queue.holder = Some(holder);
         }
     }
@@ -174,18 +190,20 @@ impl Place {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Queue) -> T) -> Option<T> {
-        lock(&self.waiting.state).queues.get(&self.key).map(read)
+        lock(&self.waiting.state).queues.get(&*self.key).map(read)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = lock(&self.waiting.state);
-        let Some(queue) = state.queues.get_mut(&self.key) else { return };
+        let Some(queue) = state.queues.get_mut(&*self.key) else { return };
         let was_head = queue.head() == Some(self.seat);
-        queue.seats.remove(&self.seat);
+        if let Ok(position) = queue.seats.binary_search_by_key(&self.seat, |seat| seat.number) {
+            queue.seats.remove(position);
+        }
         if queue.seats.is_empty() {
-            state.queues.remove(&self.key);
+            state.queues.remove(&*self.key);
         } else if was_head {
             queue.wake_head();
         }
