@@ -63,12 +63,13 @@ struct Tries {
 
 impl Acquire<'_> {
     async fn run(&mut self) -> Result<Armed> {
+        let mut pause = None;
         // Who does not wait does not queue, and an owner who may hold the lock must not queue behind those
         // who wait for it.
         if self.wish.joins || !self.limits.retry.allows_another(1) {
             match self.attempt().await {
                 Ok(armed) => return Ok(armed),
-                Err(refusal) => drop(self.pause_after(refusal)?),
+                Err(refusal) => pause = Some(self.pause_after(refusal)?),
             }
         }
         let place = self.keeper.ledger.waiting.stand(&self.wish.key);
@@ -77,20 +78,22 @@ impl Acquire<'_> {
             if self.until_deadline(place.is_head()).await.is_some() {
                 self.sit_out(&place).await;
             }
-            seen = place.news();
+            (seen, pause) = (place.news(), None);
         }
         loop {
-            let pause = match self.bounded_attempt().await? {
+            if let Some(pause) = pause {
+                if !self.sleep(&place, seen, pause).await {
+                    return Err(self.timed_out());
+                }
+                seen = place.news();
+            }
+            match self.bounded_attempt().await? {
                 Ok(armed) => {
                     place.leave_to(Holder { until: armed.claim().ends(), seen });
                     return Ok(armed);
                 }
-                Err(refusal) => self.pause_after(refusal)?,
-            };
-            if !self.sleep(&place, seen, pause).await {
-                return Err(self.timed_out());
+                Err(refusal) => pause = Some(self.pause_after(refusal)?),
             }
-            seen = place.news();
         }
     }
 

@@ -189,7 +189,17 @@ impl Shared {
         post: impl FnOnce(&Line, Vec<Cmd>) -> Poll<Replies>,
     ) -> Result<Option<Mail<'a>>, Failure> {
         let mut state = lock(&self.state);
-        let Some(line) = self.line(&mut state, began_connecting)? else { return Ok(None) };
+        let line = match state.step(*began_connecting)? {
+            Step::Use(line) => line,
+            Step::Wait => return Ok(None),
+            Step::Connect(failures) => {
+                *began_connecting = true;
+                // Unlocked first: a runtime that is ending drops the task, and so its result, at once.
+                drop(state);
+                self.connect(failures);
+                return Ok(None);
+            }
+        };
         let mut slots = Vec::with_capacity(parcels.len());
         let mut cmds = Vec::with_capacity(parcels.len());
         for Parcel { cmd, claim } in parcels {
@@ -219,32 +229,6 @@ impl Shared {
         drop(state);
         self.changed.notify_waiters();
         Ok(None)
-    }
-
-    /// The line to use, `None` if the caller should wait for it, or why there is none.
-    ///
-    /// Whoever finds the lane down opens a new line and waits for it. The others wait too, unless the node has
-    /// failed us before: then they fail fast, so that a dead node costs one caller per back-off.
-    fn line(
-        self: &Arc<Self>,
-        state: &mut State,
-        began_connecting: &mut bool,
-    ) -> Result<Option<Arc<Line>>, Failure> {
-        match state {
-            State::Up(line) => Ok(Some(line.clone())),
-            State::Connecting { failures: 0, .. } => Ok(None),
-            State::Connecting { .. } if *began_connecting => Ok(None),
-            State::Down { failures, since, cause }
-                if !*began_connecting && since.elapsed() >= back_off(*failures) =>
-            {
-                let (failures, cause) = (*failures, cause.clone());
-                *state = State::Connecting { failures, cause };
-                *began_connecting = true;
-                self.connect(failures);
-                Ok(None)
-            }
-            State::Down { cause, .. } | State::Connecting { cause, .. } => Err(cause.clone()),
-        }
     }
 
     /// Opens a line on the runtime of whoever asks. If that runtime ends, so does the line, and the next call
@@ -343,6 +327,37 @@ impl Shared {
             failure => NodeError::new(&self.name, failure),
         }
     }
+}
+
+impl State {
+    /// What a caller does next, or why there is nothing to be done.
+    ///
+    /// Whoever finds the lane down opens a new line and waits for it. The others wait too, unless the node has
+    /// failed us before: then they fail fast, so that a dead node costs one caller per back-off.
+    fn step(&mut self, began_connecting: bool) -> Result<Step, Failure> {
+        match self {
+            Self::Up(line) => Ok(Step::Use(line.clone())),
+            Self::Connecting { failures: 0, .. } => Ok(Step::Wait),
+            Self::Connecting { .. } if began_connecting => Ok(Step::Wait),
+            Self::Down { failures, since, cause }
+                if !began_connecting && since.elapsed() >= back_off(*failures) =>
+            {
+                let (failures, cause) = (*failures, cause.clone());
+                *self = Self::Connecting { failures, cause };
+                Ok(Step::Connect(failures))
+            }
+            Self::Down { cause, .. } | Self::Connecting { cause, .. } => Err(cause.clone()),
+        }
+    }
+}
+
+/// What a caller does about the state of the lane.
+enum Step {
+    Use(Arc<Line>),
+    /// Wait for the lane to change.
+    Wait,
+    /// Open a line, after so many that came to nothing.
+    Connect(u32),
 }
 
 /// A connect under way. Its end tells the lane, also if the runtime ends first.

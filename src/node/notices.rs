@@ -91,13 +91,13 @@ impl Ear {
             subscription: Subscription::Missing,
         });
         wanted.listeners += 1;
-        if !state.is_attended
-            && let Ok(runtime) = Handle::try_current()
-        {
-            state.is_attended = true;
+        let runtime = Handle::try_current().ok().filter(|_| !state.is_attended);
+        state.is_attended |= runtime.is_some();
+        drop(state);
+        // Unlocked first: a runtime that is ending drops the task, and so its presence, at once.
+        if let Some(runtime) = runtime {
             runtime.spawn(attend(Attendance { shared: shared.clone(), is_over: false }));
         }
-        drop(state);
         shared.changed.notify_one();
         Listening { shared: shared.clone(), key: key.clone() }
     }
