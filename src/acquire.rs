@@ -10,7 +10,8 @@ use crate::{
     attempt::{Opening, Refusal, Wish, attempt},
     clock,
     error::{Error, Result},
-    keeper::{Hearing, Keeper},
+    keeper::Keeper,
+    ledger::Hearing,
     retry::{Retry, below},
     waiting::{Heed, Holder, News, Place},
 };
@@ -139,6 +140,8 @@ impl Acquire<'_> {
     async fn attempt(&self) -> Result<Armed, Refusal> {
         let number = self.tries.attempts + 1;
         let opening = match number {
+            // Too few are known to answer: whether that is an outage, all must tell.
+            _ if !self.keeper.ledger.is_majority_up() => Opening::AllAtOnce,
             1 if !self.tries.has_queued => Opening::AllAtOnce,
             // Now and then again, so that a dead client's leftover on the first node blocks nobody.
             number if number % 3 == 0 => Opening::AllAtOnce,
@@ -149,13 +152,18 @@ impl Acquire<'_> {
     }
 
     /// Notes why an attempt failed. Returns when to look again, or the error if it was the last attempt.
-    fn pause_after(&mut self, Refusal { error, is_split }: Refusal) -> Result<Instant> {
+    fn pause_after(&mut self, Refusal { error, is_split, is_hearsay }: Refusal) -> Result<Instant> {
         let tries = &mut self.tries;
         tries.attempts = tries.attempts.saturating_add(1);
         let is_outage =
             matches!(&error, Error::Unavailable { reached, needed, .. } if reached < needed);
         let is_late = matches!(error, Error::ValidityExpired { .. });
-        tries.outages = if is_outage { tries.outages + 1 } else { 0 };
+        tries.outages = match is_outage {
+            true => tries.outages + 1,
+            // One node's refusal does not say whether the others answer.
+            false if is_hearsay => tries.outages,
+            false => 0,
+        };
         tries.late = if is_late { tries.late + 1 } else { 0 };
         tries.splits = if is_split { tries.splits + 1 } else { 0 };
         tracing::debug!(key = &*self.wish.key.name, attempt = tries.attempts, %error, "attempt failed");

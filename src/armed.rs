@@ -1,16 +1,14 @@
 //! An armed claim: dropping it hands it to the keeper, which releases it. That is why nothing is left behind.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
-    sync::Arc,
-    task::Poll,
-};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use crate::{
-    claim::Claim,
+    claim::{Claim, Offer},
     error::Result,
-    keeper::{Keeper, Work},
+    keeper::{Job, Keeper, Work},
+    key::Key,
+    node::Trail,
+    token::OwnerToken,
 };
 
 /// A claim that is released when dropped, unless one of its methods has ended it.
@@ -20,11 +18,26 @@ pub(crate) struct Armed {
     keeper: Arc<Keeper>,
 }
 
-impl Armed {
-    pub(crate) const fn new(claim: Arc<Claim>, keeper: Arc<Keeper>) -> Self {
-        Self { claim: Some(claim), keeper }
+impl Keeper {
+    /// Enters a claim into the ledger. From here on it is settled whatever becomes of its caller.
+    pub(crate) fn arm(
+        self: &Arc<Self>,
+        key: Arc<Key>,
+        owner: OwnerToken,
+        offer: Offer,
+    ) -> Result<Armed> {
+        let trail = Trail::new(key, owner, self.ledger.links.len());
+        let drift = self.settings.clock_drift;
+        let claim = Arc::new(Claim::new(self.ledger.next_id(), trail, drift, offer));
+        self.ledger.enter(claim.clone());
+        let armed = Armed { claim: Some(claim), keeper: self.clone() };
+        // Asked after the entry: either `close` sees the claim, or this sees that the manager is closed.
+        self.check_open()?;
+        Ok(armed)
     }
+}
 
+impl Armed {
     #[expect(
         clippy::expect_used,
         reason = "only the methods that consume the guard take the claim"
@@ -51,6 +64,7 @@ impl Armed {
     pub(crate) async fn release(mut self) -> Result<()> {
         let claim = self.claim().clone();
         claim.withdraw();
+        self.keeper.ledger.owe(&claim);
         let mut settling: Job = Box::pin(self.keeper.ledger.clone().settle(claim.clone()));
         let mut is_over = false;
         let unavailable = || claim.with_release(|release| release.unavailable(claim.key()));
@@ -79,9 +93,8 @@ impl Drop for Armed {
         if claim.to_release().is_empty() {
             self.keeper.ledger.strike(&claim);
         } else {
+            self.keeper.ledger.owe(&claim);
             self.keeper.send(Work::Release(claim));
         }
     }
 }
-
-type Job = Pin<Box<dyn Future<Output = ()> + Send>>;

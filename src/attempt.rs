@@ -6,15 +6,18 @@ use tokio::time::{Instant, timeout};
 use tracing::Span;
 
 use crate::{
+    adopt::{join, look},
     armed::Armed,
     claim::{Claim, Offer, Renewal, Undo},
     clock,
     error::{Error, NodeError, Result},
     fencing::{Choice, Report, choose},
-    keeper::{Keeper, Ledger},
+    keeper::Keeper,
     key::Key,
+    ledger::Ledger,
     node::{Answer, Command, Touch},
     round::{Reply, Round},
+    terms::{Terms, hold, see_through},
     token::OwnerToken,
 };
 
@@ -47,6 +50,8 @@ pub(crate) struct Refusal {
     pub(crate) error: Error,
     /// The contenders took the votes from one another, and will all give them back.
     pub(crate) is_split: bool,
+    /// One node's word alone.
+    pub(crate) is_hearsay: bool,
 }
 
 /// Makes one attempt. Dropping the future at any moment leaves no lock behind.
@@ -55,21 +60,23 @@ pub(crate) async fn attempt(
     wish: &Wish,
     opening: Opening,
 ) -> Result<Armed, Refusal> {
-    let proposal = clock::proposal();
-    let undo = match wish.owner {
-        Some(_) => Undo::GrantedSince(proposal),
-        None => Undo::Everything,
+    let Some(owner) = &wish.owner else {
+        let offer = Offer { undo: Undo::Everything, renewal: wish.renewal.clone() };
+        let armed = keeper.arm(wish.key.clone(), OwnerToken::random(), offer)?;
+        return Election::new(wish, armed, clock::proposal()).run(opening).await;
     };
-    let owner = wish.owner.clone().unwrap_or_else(OwnerToken::random);
-    let offer = Offer { undo, renewal: wish.renewal.clone() };
-    let armed = keeper.arm(wish.key.clone(), owner, offer)?;
-    let mut election = Election::new(wish, armed, proposal);
-    election.open(opening).await?;
-    let token = election.agree().await?;
-    if token < proposal {
-        election.join(token).await?;
+    // A chosen owner token may have been used before: what it holds is looked at first, so that the proposal
+    // is above it and an undo cannot take one for the other.
+    let seen = look(keeper, &wish.key, owner, wish.joins).await;
+    if let Some(token) = seen.held
+        && let Some(armed) = join(keeper, wish, owner, token).await?
+    {
+        return Ok(armed);
     }
-    election.hold(token)
+    let proposal = clock::proposal().max(seen.highest.saturating_add(1));
+    let offer = Offer { undo: Undo::GrantedSince(proposal), renewal: wish.renewal.clone() };
+    let armed = keeper.arm(wish.key.clone(), owner.clone(), offer)?;
+    Election::new(wish, armed, proposal).run(opening).await
 }
 
 /// The votes of one attempt.
@@ -99,7 +106,7 @@ impl<'a> Election<'a> {
         let (claim, ledger) = (armed.claim().clone(), armed.keeper().ledger.clone());
         let nodes = ledger.links.len();
         Self {
-            quorum: armed.keeper().quorum(),
+            quorum: ledger.quorum(),
             wish,
             armed,
             claim,
@@ -114,19 +121,38 @@ impl<'a> Election<'a> {
         }
     }
 
+    async fn run(mut self, opening: Opening) -> Result<Armed, Refusal> {
+        if let Some(owner) = &self.wish.owner {
+            let owed = self.ledger.owed_at(&self.wish.key, owner, self.proposal);
+            owed.into_iter().for_each(|node| self.leave_out(node));
+        }
+        self.open(opening).await?;
+        let token = self.agree().await?;
+        self.hold(token)
+    }
+
+    /// Does not ask a node where an earlier attempt of the same owner may still be undone.
+    fn leave_out(&mut self, node: usize) {
+        if !std::mem::replace(&mut self.asked[node], true) {
+            self.reports[node] = Report::Out;
+            self.errors.push(self.ledger.nodes[node].owed_undo());
+        }
+    }
+
     /// Asks the nodes, all of them unless the first refuses.
     async fn open(&mut self, opening: Opening) -> Result<(), Refusal> {
         let order = match opening {
             Opening::AllAtOnce => Vec::new(),
             Opening::OneFirst => self.ledger.order_of(&self.wish.key),
         };
-        for node in order {
+        for node in order.into_iter().filter(|&node| !self.asked[node]).collect::<Vec<_>>() {
             self.ask(&[node]);
             // A node that is slow may vote with the others.
             let Ok(Some(reply)) = timeout(CANVASS_PATIENCE, self.round.next()).await else { break };
             self.note(reply);
             if !self.refusals.is_empty() {
-                return Err(self.contended());
+                let is_outage = self.errors.len() > self.reports.len() - self.quorum;
+                return Err(if is_outage { self.refused() } else { self.contended(true) });
             }
             if self.reports[node].told().is_some() {
                 break;
@@ -176,7 +202,8 @@ impl<'a> Election<'a> {
 
     fn raise(&mut self, node: usize, to: u64) {
         let told = self.reports[node].told().unwrap_or_default();
-        self.reports[node] = Report::Raising(told, to);
+        self.reports[node] = Report::Raising(told);
+        self.claim.raising(node, to);
         let raise = Command::Touch { ttl: None, token: to, mode: Touch::Keep };
         self.round.push(node, clock::now(), self.ledger.ask(node, &self.claim, raise));
     }
@@ -185,9 +212,9 @@ impl<'a> Election<'a> {
         let was_raised = self.reports[node] != Report::Awaited;
         self.reports[node] = Report::Out;
         let answer = match answer {
-            // A plain acquire of a chosen owner does not share what that owner holds already.
+            // An acquire does not share what a chosen owner holds already.
             Ok(Answer::Ours { expires_in, .. })
-                if !was_raised && !self.wish.joins && self.claim.undo != Undo::Everything =>
+                if !was_raised && self.claim.undo != Undo::Everything =>
             {
                 let holder = String::from("the same owner");
                 Answer::Refused { expires_in: Some(expires_in), holder }
@@ -197,7 +224,7 @@ impl<'a> Election<'a> {
         };
         let is_ours = self.claim.note(node, sent, self.wish.ttl, &answer);
         match answer {
-            Answer::Granted { token, .. } | Answer::Ours { token, .. } if is_ours => {
+            Answer::Granted { token } | Answer::Ours { token, .. } if is_ours => {
                 self.reports[node] = Report::Told(token);
             }
             Answer::Refused { expires_in, holder } => {
@@ -208,19 +235,6 @@ impl<'a> Election<'a> {
                 self.refusals.push(Refused { expires_in, holder });
             }
         }
-    }
-
-    /// Extends the lock that the owner holds already, if a majority still has it under this fencing token.
-    async fn join(&mut self, token: u64) -> Result<(), Refusal> {
-        let proof = prove(self.armed.keeper(), &self.claim, token, self.wish.ttl).await;
-        proof.map_err(|error| match error {
-            // It ended in between: the next attempt finds it free.
-            Error::NotHeld { key } => {
-                let error = Error::AlreadyHeld { key, retry_after: Some(Duration::ZERO) };
-                Refusal { error, is_split: true }
-            }
-            error => error.into(),
-        })
     }
 
     /// Turns the votes into a held lock, if there is something left of them.
@@ -243,7 +257,7 @@ impl<'a> Election<'a> {
     /// Why there is no majority: held, if the refusals alone rule it out, else unavailable.
     fn refused(&mut self) -> Refusal {
         if self.refusals.len() > self.reports.len() - self.quorum {
-            return self.contended();
+            return self.contended(false);
         }
         let told = self.reports.iter().filter(|report| report.told().is_some()).count();
         let error = Error::Unavailable {
@@ -255,18 +269,19 @@ impl<'a> Election<'a> {
         error.into()
     }
 
-    fn contended(&self) -> Refusal {
+    fn contended(&self, is_hearsay: bool) -> Refusal {
         let retry_after = self.free_in();
         let holder = &self.refusals[0].holder;
         let is_split = self.refusals.iter().any(|refused| refused.holder != *holder)
             || self.reports.iter().any(|report| report.told().is_some());
         let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after };
-        Refusal { error, is_split }
+        Refusal { error, is_split, is_hearsay }
     }
 
     /// How long until enough of the keys in the way have expired, if their holders do nothing about it.
     fn free_in(&self) -> Option<Duration> {
-        let unknown = self.reports.len() - self.refusals.len() - self.errors.len();
+        let known = self.refusals.len() + self.errors.len();
+        let unknown = self.reports.len().saturating_sub(known);
         let missing = self.quorum.saturating_sub(unknown).max(1);
         let mut ends: Vec<_> = self
             .refusals
@@ -280,84 +295,7 @@ impl<'a> Election<'a> {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self { error, is_split: false }
-    }
-}
-
-/// Proves that a majority has the claim's owner under this very fencing token, and extends the lock there.
-/// An owner match alone proves nothing: the owner may have lost the lock and taken it anew.
-pub(crate) async fn prove(
-    keeper: &Arc<Keeper>,
-    claim: &Arc<Claim>,
-    token: u64,
-    ttl: Duration,
-) -> Result<()> {
-    let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
-    claim.expect_until(ttl);
-    let (mut round, sent) = (Round::new(), clock::now());
-    for node in 0..ledger.links.len() {
-        let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
-        round.push(node, sent, ledger.ask(node, claim, adopt));
-    }
-    let (mut proven, mut refused, mut errors) = (0, 0, Vec::new());
-    while let Some(Reply { node, sent, answer }) = round.next().await {
-        match answer {
-            Ok(answer @ Answer::Ours { token: found, .. }) if found == token => {
-                claim.note(node, sent, ttl, &answer);
-                proven += 1;
-            }
-            Ok(_) => refused += 1,
-            Err(error) => errors.push(error),
-        }
-        if proven >= quorum {
-            keeper.finish(see_through(round, claim.clone(), ttl));
-            return Ok(());
-        }
-        if refused > ledger.links.len() - quorum {
-            return Err(Error::NotHeld { key: claim.key().to_owned() });
-        }
-    }
-    let (key, reached) = (claim.key().to_owned(), proven + refused);
-    Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors })
-}
-
-/// What a lock is held on.
-pub(crate) struct Terms {
-    pub(crate) token: u64,
-    pub(crate) ttl: Duration,
-    /// When its votes began to be asked for.
-    pub(crate) began: Instant,
-}
-
-/// Makes a held lock of a claim for which a majority has voted, and has it watched.
-pub(crate) fn hold(
-    keeper: &Keeper,
-    claim: &Arc<Claim>,
-    Terms { token, ttl, began }: Terms,
-    caller: &Span,
-) -> Result<()> {
-    let key = claim.key();
-    let span = tracing::debug_span!(parent: caller, "hold", key, fencing_token = token);
-    if !claim.hold(token, ttl, span) {
-        let (key, elapsed) = (claim.key().to_owned(), clock::now() - began);
-        return Err(Error::ValidityExpired { key, ttl, elapsed });
-    }
-    // Asked once the lock is held: either `close` sees it, or this sees that the manager is closed.
-    keeper.check_open()?;
-    keeper.watch(claim);
-    Ok(())
-}
-
-/// Notes the late answers of a round that is decided.
-pub(crate) async fn see_through(
-    mut round: Round<Result<Answer, NodeError>>,
-    claim: Arc<Claim>,
-    ttl: Duration,
-) {
-    while let Some(Reply { node, sent, answer }) = round.next().await {
-        if let Ok(answer) = answer {
-            claim.note(node, sent, ttl, &answer);
-        }
+        Self { error, is_split: false, is_hearsay: false }
     }
 }
 

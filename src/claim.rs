@@ -37,12 +37,13 @@ pub(crate) struct Claim {
     pub(crate) changed: Notify,
 }
 
-/// What must be undone if the claim never becomes a lock.
+/// What must be undone if the claim never becomes a lock, and how its keys are told from others'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Undo {
     /// Every key with the owner token: it is this claim's alone.
     Everything,
-    /// What was granted from this proposal on: an earlier lock of the same owner has a lower fencing token.
+    /// What was granted from this proposal on. The owner token is the caller's, and may have been used for
+    /// another lock before: that has a lower fencing token.
     GrantedSince(u64),
     /// Nothing: the lock is another guard's until it is adopted.
     Nothing,
@@ -65,6 +66,8 @@ struct State {
     /// No node keeps the key longer than this.
     ends: Instant,
     release: Option<Release>,
+    /// From this proposal on, grants at a node are a later claim's of the same owner.
+    spared_from: u64,
     /// The span of the lock's life; closed with it.
     span: Span,
 }
@@ -75,10 +78,10 @@ struct Vote {
     until: Option<Instant>,
     /// The fencing counter there, as reported while the lock was ours.
     token: Option<u64>,
+    /// What we may have raised the counter to since.
+    raised: u64,
     /// The node said last that the lock there is not ours.
     refused: Option<Refused>,
-    /// The lock there was the owner's before this claim asked for it.
-    joined: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +109,7 @@ impl Claim {
             held: None,
             ends: clock::now(),
             release: None,
+            spared_from: u64::MAX,
             span: Span::none(),
         };
         Self {
@@ -142,15 +146,13 @@ impl Claim {
             return false;
         }
         let yes = match *answer {
-            Answer::Granted { token, expires_in } => Some((token, ttl.min(expires_in))),
+            Answer::Granted { token } => Some((token, ttl)),
             Answer::Ours { token, expires_in } => {
                 Some((token, expires_in)).filter(|_| self.is_same_lock(&state, node, token))
             }
             _ => None,
         };
-        let is_held = state.held.is_some();
         let vote = &mut state.votes[node];
-        vote.joined |= matches!(answer, Answer::Ours { .. }) && vote.until.is_none() && !is_held;
         vote.token = yes.map(|(token, _)| token);
         vote.refused = match (yes, answer) {
             (Some(_), _) => None,
@@ -161,7 +163,7 @@ impl Claim {
             Some((_, lives)) => vote.until.max(Some(self.drift.deadline(sent, lives))),
             None => None,
         };
-        let moved = state.recount(self.quorum, &self.trail);
+        let moved = state.recount(self.quorum);
         drop(state);
         if moved {
             self.changed.notify_waiters();
@@ -174,10 +176,20 @@ impl Claim {
     fn is_same_lock(&self, state: &State, node: usize, token: u64) -> bool {
         match &state.held {
             Some(held) if self.undo != Undo::Everything => {
-                token == held.token.max(state.votes[node].token.unwrap_or(0))
+                token == held.token || Some(token) == state.votes[node].token
             }
             _ => true,
         }
+    }
+
+    /// Notes the fencing counter of a node that has our owner token but was not asked for its vote.
+    pub(crate) fn note_counter(&self, node: usize, token: u64) {
+        lock(&self.state).votes[node].token = Some(token);
+    }
+
+    /// Notes that a node is about to be told to raise its fencing counter.
+    pub(crate) fn raising(&self, node: usize, to: u64) {
+        lock(&self.state).votes[node].raised = to;
     }
 
     /// Takes back the votes of nodes whose connection broke since: they may have restarted without memory.
@@ -228,6 +240,11 @@ impl Claim {
         }
     }
 
+    /// Whether the lock was lost because the key is gone or another's.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.held(|held| held.lost) == Some(Some(LossReason::Taken))
+    }
+
     /// Marks the lock as lost, unless it was before.
     pub(crate) fn lose(&self, reason: LossReason) {
         let mut state = lock(&self.state);
@@ -260,11 +277,13 @@ impl Claim {
         Command::Touch { ttl: Some(ttl), token: self.fencing_token().get(), mode }
     }
 
-    /// The nodes from which the key is gone.
-    pub(crate) fn gone_from(&self) -> Vec<usize> {
-        let state = lock(&self.state);
+    /// The nodes from which the key is gone. From here on they may hold it again.
+    pub(crate) fn heal_where_gone(&self) -> Vec<usize> {
+        let mut state = lock(&self.state);
         let is_gone = |&node: &usize| state.votes[node].refused == Some(Refused::Gone);
-        (0..state.votes.len()).filter(is_gone).collect()
+        let gone: Vec<usize> = (0..state.votes.len()).filter(is_gone).collect();
+        gone.iter().for_each(|&node| state.votes[node].refused = None);
+        gone
     }
 
     /// The span of the lock's life.
@@ -278,34 +297,59 @@ impl Claim {
         let mut state = lock(&self.state);
         if state.release.is_none() {
             let was_held = state.held.is_some();
-            let is_valid = was_held && state.judge(clock::now()).is_none();
+            let lost = state.judge(clock::now());
+            // A closed manager does not shorten what its nodes have granted.
+            let is_valid = was_held && matches!(lost, None | Some(LossReason::Closed));
             let may_hold = |node| self.must_release(node, was_held, &state.votes[node]);
             let asked = (0..state.votes.len()).map(may_hold);
             state.release = Some(Release::new(asked, is_valid));
         }
-        state.span = Span::none();
+        let span = std::mem::replace(&mut state.span, Span::none());
+        drop(state);
+        drop(span);
     }
 
     /// Whether a node may hold a key that this claim must delete.
     fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
-        let is_ours = match self.undo {
-            Undo::Everything => true,
-            Undo::GrantedSince(_) => was_held || !vote.joined,
-            Undo::Nothing => was_held,
-        };
+        let is_ours = was_held || self.undo != Undo::Nothing;
         let is_clear = vote.refused.is_some() && self.trail.is_answered(node);
         is_ours && !is_clear && self.trail.may_hold(node)
     }
 
-    /// The command that releases the lock or undoes the attempt. A failed attempt announces nothing, since
-    /// nobody waits for it.
-    pub(crate) fn release_command(&self) -> Command {
-        let held = self.held(|held| held.token);
-        let lowest = match self.undo {
-            Undo::GrantedSince(proposal) if held.is_none() => proposal,
-            _ => 0,
-        };
-        Command::Release { held, lowest }
+    /// The command that releases the lock or undoes the attempt at a node. A failed attempt announces nothing,
+    /// since nobody waits for it.
+    pub(crate) fn release_command(&self, node: usize) -> Command {
+        let state = lock(&self.state);
+        let held = state.held.as_ref().map(|held| held.token);
+        Command::Release { held, tokens: self.tokens_at(&state, node, held) }
+    }
+
+    /// The fencing counters with which the key at a node is this claim's, if the owner token does not say it.
+    fn tokens_at(&self, state: &State, node: usize, held: Option<u64>) -> Option<(u64, u64)> {
+        let vote = &state.votes[node];
+        let proven = held.filter(|_| self.undo == Undo::Nothing);
+        let known = vote.token.or(proven);
+        match (self.undo, known) {
+            (Undo::Everything, _) => None,
+            (_, Some(token)) => {
+                let held = held.unwrap_or(token);
+                Some((token.min(held), token.max(held).max(vote.raised)))
+            }
+            (Undo::GrantedSince(proposal), None) => Some((proposal, state.spared_from - 1)),
+            (Undo::Nothing, None) => Some((u64::MAX, 0)),
+        }
+    }
+
+    /// Spares what a later claim of the same owner is granted from `proposal` on. Returns the nodes that it
+    /// must not ask at all, since an undo may reach them behind its back.
+    pub(crate) fn spare_from(&self, proposal: u64) -> Vec<usize> {
+        let mut state = lock(&self.state);
+        state.spared_from = state.spared_from.min(proposal);
+        let Some(release) = &mut state.release else { return Vec::new() };
+        let open = release.open();
+        let is_unsafe =
+            |node: &usize| release.has_failed_at(*node) || self.trail.is_on_retired_line(*node);
+        open.into_iter().filter(is_unsafe).collect()
     }
 
     /// No node keeps the key longer than this.
@@ -350,25 +394,18 @@ impl State {
     }
 
     /// Counts the votes anew. Returns whether that changes anything for those who watch.
-    fn recount(&mut self, quorum: usize, trail: &Trail) -> bool {
+    fn recount(&mut self, quorum: usize) -> bool {
         let supported = self.supported(quorum);
-        let may_vote = (0..self.votes.len()).filter(|&node| self.may_vote(node, trail)).count();
         let Some(held) = self.held.as_mut().filter(|held| held.lost.is_none()) else {
             return false;
         };
-        if may_vote < quorum {
-            held.lost = Some(LossReason::Taken);
-            return true;
-        }
-        // While a vote is on its way, the deadline stays where it was.
+        // Without a majority of grants that are known, there is nothing to rely on: a node that has not
+        // answered yet may never have granted.
         let until = supported.unwrap_or(held.valid_until);
-        std::mem::replace(&mut held.valid_until, until) != until
-    }
-
-    /// Whether a node has voted for the lock or may have, for all that is known.
-    fn may_vote(&self, node: usize, trail: &Trail) -> bool {
-        let vote = &self.votes[node];
-        vote.until.is_some() || vote.refused.is_none() && trail.may_hold(node)
+        if supported.is_none() {
+            held.lost = Some(LossReason::Taken);
+        }
+        std::mem::replace(&mut held.valid_until, until) != until || supported.is_none()
     }
 
     fn supported(&self, quorum: usize) -> Option<Instant> {

@@ -23,6 +23,14 @@ pub(crate) fn to_tokio(instant: Instant) -> Instant {
     instant.checked_sub(suspended()).unwrap_or(instant)
 }
 
+/// When to look whether `instant` has come: then, but no later than in a second, since timers stand still
+/// while the machine sleeps.
+pub(crate) fn wake_at(instant: Instant) -> Instant {
+    to_tokio(instant).min(Instant::now() + LONGEST_NAP)
+}
+
+const LONGEST_NAP: Duration = Duration::from_secs(1);
+
 /// How long this machine has been suspended since this process first asked.
 fn suspended() -> Duration {
     static SINCE_BOOT: LazyLock<Duration> = LazyLock::new(|| system::suspended(Duration::MAX));
@@ -98,8 +106,11 @@ fn wall_micros() -> u64 {
         .duration_since(UNIX_EPOCH)
         .ok()
         .and_then(|since| u64::try_from(since.as_micros()).ok())
-        .unwrap_or(0)
+        .map_or(0, |micros| micros.min(LATEST_MICROS))
 }
+
+/// Beyond this, in the year 2223, a clock is wrong, and the nodes' counters would soon run out of exact numbers.
+const LATEST_MICROS: u64 = 8_000_000_000_000_000;
 
 #[cfg(test)]
 mod tests {

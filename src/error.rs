@@ -80,7 +80,7 @@ pub enum Error {
     },
     /// Too few nodes answered usefully, and the refusals among them do not rule a majority out.
     #[error(
-        "lock {key:?} is unavailable: {reached} of the {needed} nodes needed answered usefully{}",
+        "lock {key:?} is unavailable: {needed} nodes must agree, {reached} answered usefully{}",
         Causes(nodes)
     )]
     Unavailable {
@@ -305,7 +305,7 @@ mod tests {
         let message = unavailable().to_string();
         assert_eq!(
             message,
-            "lock \"k\" is unavailable: 1 of the 2 nodes needed answered usefully (a:1: no route)"
+            "lock \"k\" is unavailable: 2 nodes must agree, 1 answered usefully (a:1: no route)"
         );
         assert_eq!(given_up(unavailable()).key(), Some("k"));
     }

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use crate::{
-    attempt::see_through,
     claim::Claim,
     clock,
     error::{Error, LossReason, Result},
@@ -13,11 +12,12 @@ use crate::{
     node::Touch,
     retry::below,
     round::{Reply, Round},
+    terms::see_through,
     validity::check_ttl,
 };
 
 /// Extends, and tries again after transient failures, as long as the lock is valid.
-pub(crate) async fn extend(keeper: &Keeper, claim: &Arc<Claim>, ttl: Duration) -> Result<()> {
+pub(crate) async fn extend(keeper: &Arc<Keeper>, claim: &Arc<Claim>, ttl: Duration) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     loop {
         match extend_once(keeper, claim, ttl).await {
@@ -26,6 +26,9 @@ pub(crate) async fn extend(keeper: &Keeper, claim: &Arc<Claim>, ttl: Duration) -
                 tracing::debug!(key = claim.key(), %error, "extend failed");
                 let left = until.saturating_duration_since(clock::now());
                 sleep((pause + below(pause)).min(left)).await;
+                if claim.judge().is_err() {
+                    return Err(error);
+                }
                 pause = LONGEST_PAUSE.min(pause * 2);
             }
             result => return result,
@@ -34,25 +37,34 @@ pub(crate) async fn extend(keeper: &Keeper, claim: &Arc<Claim>, ttl: Duration) -
 }
 
 /// Extends in one round.
-pub(crate) async fn extend_once(keeper: &Keeper, claim: &Arc<Claim>, ttl: Duration) -> Result<()> {
+pub(crate) async fn extend_once(
+    keeper: &Arc<Keeper>,
+    claim: &Arc<Claim>,
+    ttl: Duration,
+) -> Result<()> {
     check_ttl(ttl, keeper.settings.clock_drift)?;
     Keeper::check_runtime()?;
     keeper.check_open()?;
     keeper.start();
     check_held(claim)?;
-    let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
+    let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
     let touch = claim.touch(ttl, Touch::Keep);
     let (mut round, sent) = (Round::new(), clock::now());
     for node in 0..ledger.links.len() {
         round.push(node, sent, ledger.ask(node, claim, touch));
     }
-    let (mut confirmed, mut errors) = (0, Vec::new());
+    let (asked, mut confirmed, mut errors) = (ledger.links.len(), 0, Vec::new());
     while let Some(Reply { node, sent, answer }) = round.next().await {
         match answer {
             Ok(answer) => confirmed += usize::from(claim.note(node, sent, ttl, &answer)),
             Err(error) => errors.push(error),
         }
-        check_held(claim)?;
+        let answers = asked - round.len() - errors.len();
+        match check_held(claim) {
+            // Too late, but nobody has said that the lock is gone.
+            Err(Error::NotHeld { .. }) if answers < quorum && !claim.is_taken() => break,
+            held => held?,
+        }
         if confirmed >= quorum {
             claim.set_ttl(ttl);
             if !round.is_over() {
@@ -61,7 +73,7 @@ pub(crate) async fn extend_once(keeper: &Keeper, claim: &Arc<Claim>, ttl: Durati
             return Ok(());
         }
     }
-    let (key, reached) = (claim.key().to_owned(), ledger.links.len() - errors.len());
+    let (key, reached) = (claim.key().to_owned(), asked - round.len() - errors.len());
     Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors })
 }
 

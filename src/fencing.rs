@@ -12,8 +12,8 @@ pub(crate) enum Report {
     Awaited,
     /// The counter's value while the lock there was ours.
     Told(u64),
-    /// The same, and a raise to the second value is under way.
-    Raising(u64, u64),
+    /// The same, and a raise is under way.
+    Raising(u64),
     /// The lock there is not ours, or the node failed.
     Out,
 }
@@ -47,11 +47,8 @@ pub(crate) fn choose(reports: &[Report], quorum: usize) -> Choice {
         return Choice::Wait;
     }
     let to = told.into_iter().max().unwrap_or_default();
-    let lower = |report: &Report| match *report {
-        Report::Told(told) => told < to,
-        Report::Raising(told, under_way) => told < to && under_way < to,
-        _ => false,
-    };
+    // One raise at a time: a node that is being raised is looked at again when it has answered.
+    let lower = |report: &Report| matches!(*report, Report::Told(told) if told < to);
     let nodes: Vec<usize> = (0..reports.len()).filter(|&node| lower(&reports[node])).collect();
     if nodes.is_empty() { Choice::Wait } else { Choice::Raise { to, nodes } }
 }
@@ -59,7 +56,7 @@ pub(crate) fn choose(reports: &[Report], quorum: usize) -> Choice {
 impl Report {
     pub(crate) const fn told(&self) -> Option<u64> {
         match self {
-            Self::Told(token) | Self::Raising(token, _) => Some(*token),
+            Self::Told(token) | Self::Raising(token) => Some(*token),
             Self::Awaited | Self::Out => None,
         }
     }
@@ -83,13 +80,13 @@ mod tests {
 
     #[test]
     fn a_raise_under_way_does_not_count_before_its_answer() {
-        assert_eq!(choose(&[Raising(7, 9), Told(9), Out], 2), Wait);
+        assert_eq!(choose(&[Raising(7), Told(9), Out], 2), Wait);
         assert_eq!(choose(&[Told(9), Told(9), Out], 2), Agreed(9));
     }
 
     #[test]
     fn a_raise_under_way_takes_back_what_was_told() {
-        assert_eq!(choose(&[Raising(5, 7), Told(7), Told(5)], 2), Raise { to: 7, nodes: vec![2] });
+        assert_eq!(choose(&[Raising(5), Told(7), Told(5)], 2), Raise { to: 7, nodes: vec![2] });
     }
 
     #[test]
@@ -99,8 +96,10 @@ mod tests {
 
     #[test]
     fn a_late_higher_report_raises_again() {
-        let reports = [Raising(7, 9), Told(9), Told(12), Awaited, Awaited];
-        assert_eq!(choose(&reports, 3), Raise { to: 12, nodes: vec![0, 1] });
+        let reports = [Raising(7), Told(9), Told(12), Awaited, Awaited];
+        assert_eq!(choose(&reports, 3), Raise { to: 12, nodes: vec![1] });
+        let reports = [Told(9), Raising(9), Told(12), Awaited, Awaited];
+        assert_eq!(choose(&reports, 3), Raise { to: 12, nodes: vec![0] });
     }
 
     #[test]

@@ -5,13 +5,12 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use pin_project::pin_project;
 use tokio::{
     sync::futures::Notified,
-    time::{Instant, Sleep, sleep_until},
+    time::{Sleep, sleep_until},
 };
 
 use crate::{
@@ -49,7 +48,7 @@ impl Future for Lost<'_> {
                 this.changed.set(this.claim.changed.notified());
             }
             let deadline = match this.claim.judge() {
-                Ok(deadline) => wake_at(deadline),
+                Ok(deadline) => clock::wake_at(deadline),
                 Err(reason) => return Poll::Ready(reason),
             };
             match this.timer.as_mut().as_pin_mut() {
@@ -110,10 +109,3 @@ impl<F> fmt::Debug for WhileHeld<'_, F> {
         f.debug_tuple("WhileHeld").field(&self.lost.claim.key()).finish()
     }
 }
-
-/// When to look again: at the deadline, but no later than in a second, since timers stand still while the machine sleeps.
-fn wake_at(deadline: Instant) -> Instant {
-    clock::to_tokio(deadline).min(Instant::now() + LONGEST_NAP)
-}
-
-const LONGEST_NAP: Duration = Duration::from_secs(1);

@@ -38,6 +38,7 @@
 //! - `serde`: `Serialize` and `Deserialize` for [`LockTicket`], [`OwnerToken`] and [`FencingToken`].
 
 mod acquire;
+mod adopt;
 mod armed;
 mod attempt;
 mod claim;
@@ -50,6 +51,7 @@ mod guard;
 mod held;
 mod keeper;
 mod key;
+mod ledger;
 mod manager;
 mod node;
 mod release;
@@ -60,6 +62,7 @@ mod round;
 mod settings;
 mod status;
 mod sync;
+mod terms;
 mod ticket;
 mod token;
 mod validity;

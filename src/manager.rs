@@ -98,7 +98,7 @@ impl LockManager {
     /// # Ok(()) }
     /// ```
     pub async fn adopt(&self, ticket: LockTicket) -> Result<LockGuard> {
-        ticket::adopt(&self.keeper, ticket).await
+        ticket::redeem(&self.keeper, ticket).await
     }
 
     /// Looks who holds a lock and for how long. Takes nothing and changes nothing.

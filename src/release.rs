@@ -49,6 +49,11 @@ impl Release {
         (0..self.nodes.len()).filter(is_open).collect()
     }
 
+    /// Whether a node was asked in vain.
+    pub(crate) fn has_failed_at(&self, node: usize) -> bool {
+        matches!(self.nodes[node], Settled::Silent | Settled::Broken)
+    }
+
     /// Notes a node's answer.
     pub(crate) fn note(&mut self, node: usize, answer: Result<Answer, NodeError>) {
         self.errors.retain(|(other, _)| *other != node);
@@ -76,7 +81,8 @@ impl Release {
     pub(crate) fn verdict(&self, key: &str) -> Option<Result<()>> {
         let (nodes, quorum) = (self.nodes.len(), quorum(self.nodes.len()));
         let deleted = self.count(Settled::Deleted);
-        let not_ours = self.count(Settled::NotOurs) + self.count(Settled::Spared);
+        let answered = deleted + self.count(Settled::NotOurs);
+        let not_ours = answered - deleted + self.count(Settled::Spared);
         let not_held = || Err(Error::NotHeld { key: key.to_owned() });
         if deleted >= quorum {
             return Some(Ok(()));
@@ -85,7 +91,7 @@ impl Release {
             return Some(not_held());
         }
         // Some node will not tell. A majority has answered, so that the deadline decides.
-        (self.is_pass_over && deleted + not_ours >= quorum)
+        (self.is_pass_over && answered >= quorum)
             .then(|| if self.was_valid { Ok(()) } else { not_held() })
     }
 
@@ -178,6 +184,15 @@ mod tests {
             release.note(node, Ok(Answer::Gone));
         }
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
+    }
+
+    #[test]
+    fn a_node_that_was_never_asked_has_not_answered() {
+        let mut release = release([true, true, false], true);
+        release.note(0, Ok(Answer::Deleted));
+        release.note(1, silent());
+        release.end_pass();
+        assert!(release.verdict("k").is_none());
     }
 
     #[test]

@@ -3,9 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +19,8 @@ use crate::{
     clock,
     error::{Error, LossReason, NodeError},
     event::RenewalEvent,
-    keeper::Ledger,
+    keeper::Job,
+    ledger::Ledger,
     node::{Answer, Touch},
     retry::below,
     round::{Reply, Round},
@@ -31,7 +30,7 @@ use crate::{
 /// The watched locks in one heap: each stands in it twice, for its next renewal and for its deadline.
 pub(crate) struct Schedule {
     ledger: Arc<Ledger>,
-    due: BinaryHeap<Reverse<(Instant, u64, Duty)>>,
+    due: BinaryHeap<Reverse<Entry>>,
     /// The size of the heap at which the entries of locks that are gone are dropped next.
     next_sweep: usize,
     /// What comes back from the batches.
@@ -46,15 +45,16 @@ enum Duty {
     Judge,
 }
 
+/// When, for which claim, what.
+type Entry = (Instant, u64, Duty);
+
 /// What a batch tells the schedule.
 enum Return {
     /// These locks are due again.
-    Due(Vec<(Instant, u64)>),
+    Due(Vec<Entry>),
     /// Every lock of a batch has been told of.
     Over,
 }
-
-type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Schedule {
     pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
@@ -93,12 +93,9 @@ impl Schedule {
                 biased;
                 Some(returned) = self.returns.1.recv() => match returned {
                     Return::Over => self.batches -= 1,
-                    Return::Due(due) => {
-                        let entry = |(at, id)| Reverse((at, id, Duty::Renew));
-                        self.due.extend(due.into_iter().map(entry));
-                    }
+                    Return::Due(due) => self.due.extend(due.into_iter().map(Reverse)),
                 },
-                () = sleep_until(next.map_or_else(Instant::now, wake_at)), if next.is_some() => {}
+                () = sleep_until(next.map_or_else(Instant::now, clock::wake_at)), if next.is_some() => {}
             }
         }
     }
@@ -129,11 +126,6 @@ impl Schedule {
         self.due.extend(too_much);
         (!batch.is_empty()).then_some(batch)
     }
-}
-
-/// When to look again: at the time, but no later than in a second, since timers stand still while the machine sleeps.
-fn wake_at(due: Instant) -> Instant {
-    clock::to_tokio(due).min(Instant::now() + LONGEST_NAP)
 }
 
 /// Every third of the TTL or as the caller wished, up to a tenth earlier, so that locks taken together spread out.
@@ -241,7 +233,7 @@ impl Batch {
             if item.confirmed < quorum || !is_in_time || item.claim.judge().is_err() {
                 continue;
             }
-            for node in item.claim.gone_from() {
+            for node in item.claim.heal_where_gone() {
                 let heal = item.claim.touch(item.ttl, Touch::Heal);
                 tracing::debug!(
                     key = item.claim.key(),
@@ -267,21 +259,30 @@ impl Item {
         Self { claim, ttl, deadline, confirmed: 0, errors: Vec::new(), is_told: false }
     }
 
-    /// Tells how the renewal went. Returns when the lock is due again, if it is still held.
-    fn conclude(&self, quorum: usize) -> Option<(Instant, u64)> {
+    /// Tells how the renewal went. Returns when the lock is due again, if it is still held, and when it must be
+    /// judged, if its deadline has moved forward.
+    fn conclude(&self, quorum: usize) -> Vec<Entry> {
         let claim = &self.claim;
         if claim.trail.is_withdrawn() {
-            return None;
+            return Vec::new();
         }
         let Ok(until) = claim.judge() else {
             tell_loss(claim);
-            return None;
+            return Vec::new();
         };
+        let is_earlier = self.deadline.is_some_and(|deadline| until < deadline);
+        let judge = is_earlier.then_some((until, claim.id, Duty::Judge));
+        let renew = (self.tell(until, quorum), claim.id, Duty::Renew);
+        judge.into_iter().chain([renew]).collect()
+    }
+
+    /// Tells the owner how the renewal went. Returns when the next is due.
+    fn tell(&self, until: Instant, quorum: usize) -> Instant {
+        let claim = &self.claim;
         if self.confirmed >= quorum {
             let valid_until = clock::to_tokio(until);
-            let key = || claim.key().to_owned();
-            tell(claim, || RenewalEvent::Renewed { key: key(), valid_until });
-            return Some((next_renewal(claim), claim.id));
+            tell(claim, || RenewalEvent::Renewed { key: claim.key().to_owned(), valid_until });
+            return next_renewal(claim);
         }
         let remaining = until.saturating_duration_since(clock::now());
         tracing::debug!(
@@ -291,8 +292,7 @@ impl Item {
             "renewal failed"
         );
         tell(claim, || self.failed(quorum, remaining));
-        let pause = (remaining / 10).clamp(SHORTEST_PAUSE, LONGEST_NAP);
-        Some((clock::now() + pause, claim.id))
+        clock::now() + (remaining / 10).clamp(SHORTEST_PAUSE, LONGEST_NAP)
     }
 
     fn failed(&self, quorum: usize, remaining: Duration) -> RenewalEvent {

@@ -18,8 +18,8 @@ pub(crate) struct Reply<T> {
     pub(crate) answer: T,
 }
 
-/// The calls of a round. All of them are polled once before any answer is looked at: a command takes its
-/// place in its lane at the first poll, so that none is forgotten when the round is decided early.
+/// The calls of a round. All of them are polled before an answer is looked at: a command takes its place in its
+/// lane at the first poll, so that as few as possible are left when the round is decided early.
 pub(crate) struct Round<T> {
     calls: FuturesUnordered<Call<T>>,
     replies: VecDeque<Reply<T>>,
@@ -48,7 +48,12 @@ impl<T> Round<T> {
 
     /// Whether every answer was taken.
     pub(crate) fn is_over(&self) -> bool {
-        self.calls.is_empty() && self.replies.is_empty()
+        self.len() == 0
+    }
+
+    /// The answers that were not taken yet.
+    pub(crate) fn len(&self) -> usize {
+        self.calls.len() + self.replies.len()
     }
 
     /// The next answer, or `None` if all were taken.

@@ -47,7 +47,8 @@ impl LockStatus {
         self.holder.as_ref().and_then(|holder| holder.expires_in)
     }
 
-    /// Returns the holder's fencing token; `None` also for a lock of another library, which has none.
+    /// Returns the holder's fencing token. A lock of another library has none: beside it stands the token of the
+    /// last holder by this crate, if there was one lately.
     #[must_use]
     pub fn fencing_token(&self) -> Option<FencingToken> {
         self.holder.as_ref().and_then(|holder| holder.fencing_token)
@@ -131,12 +132,12 @@ impl NodeHealth {
 pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> {
     let key = Key::new(&keeper.settings.key_prefix, key)?;
     Keeper::check_runtime()?;
-    let (ledger, quorum) = (&keeper.ledger, keeper.quorum());
+    let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
     let trail = Trail::new(key.into(), OwnerToken::found(b""), ledger.links.len());
     let vote = async |node: usize| {
         let seen = match ledger.links[node].ask(&trail, Command::Inspect).await {
             Ok(Answer::Seen(sighting)) => Ok(sighting),
-            Ok(other) => unreachable!("an inspection was answered by {other:?}"),
+            Ok(_) => Err(ledger.nodes[node].odd_answer()),
             Err(error) => Err(error),
         };
         NodeVote { node: ledger.nodes[node].name().to_owned(), seen }

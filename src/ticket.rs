@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tracing::Span;
 
 use crate::{
-    attempt::{Terms, hold, prove},
+    adopt::adopt,
     claim::{Offer, Undo},
     clock,
     error::Result,
     guard::LockGuard,
     keeper::Keeper,
     key::Key,
+    terms::Terms,
     token::{FencingToken, OwnerToken},
     validity::check_ttl,
 };
@@ -78,19 +79,15 @@ impl LockTicket {
     }
 }
 
-/// Takes a ticket's lock over. Until a majority has proved that it is still the ticket's, nothing is undone
-/// whatever happens: the lock may be another adopter's.
-pub(crate) async fn adopt(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<LockGuard> {
+/// Takes a ticket's lock over.
+pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<LockGuard> {
     let LockTicket { key, owner_token, fencing_token, ttl } = ticket;
     let key = Arc::new(Key::new(&keeper.settings.key_prefix, key)?);
     check_ttl(ttl, keeper.settings.clock_drift)?;
     Keeper::check_runtime()?;
     keeper.check_open()?;
     keeper.start();
-    let began = clock::now();
+    let terms = Terms { token: fencing_token.get(), ttl, began: clock::now() };
     let armed = keeper.arm(key, owner_token, Offer { undo: Undo::Nothing, renewal: None })?;
-    prove(keeper, armed.claim(), fencing_token.get(), ttl).await?;
-    let terms = Terms { token: fencing_token.get(), ttl, began };
-    hold(keeper, armed.claim(), terms, &Span::current())?;
-    Ok(LockGuard::new(armed))
+    adopt(armed, terms, &Span::current()).await.map(LockGuard::new)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,9 +19,9 @@ pub(crate) enum Command {
     Acquire { ttl: Duration, proposal: u64 },
     /// Raise the fencing counter to `token`, and give the lock at least `ttl` to live if one is named.
     Touch { ttl: Option<Duration>, token: u64, mode: Touch },
-    /// Delete the lock if it is the owner's, and its token is not below `lowest`. If it was held, announce it
-    /// with its fencing token.
-    Release { held: Option<u64>, lowest: u64 },
+    /// Delete the lock if it is the owner's and, where the owner alone does not say whose it is, the fencing
+    /// counter lies between `tokens`. If it was held, announce it with its fencing token.
+    Release { held: Option<u64>, tokens: Option<(u64, u64)> },
     /// Look who holds the lock.
     Inspect,
 }
@@ -46,9 +46,9 @@ pub(crate) enum Touch {
 /// A node's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The lock is the owner's by this very command, under this fencing token.
-    Granted { token: u64, expires_in: Duration },
-    /// The lock is the owner's, and was so before.
+    /// The lock was free and is the owner's now, under this fencing token.
+    Granted { token: u64 },
+    /// The lock was the owner's before.
     Ours { token: u64, expires_in: Duration },
     /// The lock is another owner's; `holder` tells holders apart.
     Refused { expires_in: Option<Duration>, holder: String },
@@ -73,8 +73,8 @@ pub(crate) struct Sighting {
 struct Sent {
     /// The lines on which claiming commands are unanswered, and how many.
     unanswered: Vec<(Arc<Line>, usize)>,
-    /// The line that answered last.
-    answered: Option<Arc<Line>>,
+    /// The line that answered last. It may be gone: who was held must not keep connections open.
+    answered: Option<Weak<Line>>,
     /// A claiming command was carried out, so that a key may be there.
     may_hold: bool,
 }
@@ -120,7 +120,8 @@ impl Trail {
 
     /// Whether the connection on which the node last answered has broken since: it may have lost its memory.
     pub(crate) fn is_cut_off(&self, node: usize) -> bool {
-        lock(&self.sent[node]).answered.as_ref().is_some_and(|line| line.is_retired())
+        let answered = lock(&self.sent[node]).answered.clone();
+        answered.is_some_and(|line| line.upgrade().is_none_or(|line| line.is_retired()))
     }
 
     /// Notes that a claiming command is about to be queued on a line, unless the trail was withdrawn.
@@ -150,7 +151,7 @@ impl Trail {
         }
         if how == End::CarriedOut {
             sent.may_hold = true;
-            sent.answered = Some(line.clone());
+            sent.answered = Some(Arc::downgrade(line));
         }
     }
 
@@ -167,6 +168,11 @@ impl Trail {
         let sent = lock(&self.sent[node]);
         let lines = sent.unanswered.iter().map(|(line, _)| line);
         lines.filter(|line| line.is_retired()).cloned().collect()
+    }
+
+    /// Whether something is unanswered on a line out of use, which goes its own way.
+    pub(crate) fn is_on_retired_line(&self, node: usize) -> bool {
+        lock(&self.sent[node]).unanswered.iter().any(|(line, _)| line.is_retired())
     }
 
     /// Notes that an undo is queued on a line behind all that is unanswered there.

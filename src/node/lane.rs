@@ -19,6 +19,7 @@ use deadpool_redis::{
 use tokio::{
     runtime::Handle,
     sync::Notify,
+    task::{coop::consume_budget, unconstrained},
     time::{Instant, timeout},
 };
 
@@ -71,12 +72,16 @@ impl Lane {
     pub(super) async fn ask(&self, items: &[(&Trail, Command)]) -> Vec<Result<Answer, NodeError>> {
         let (lane, used) = (&self.shared, Used::default());
         let asked = pin!(lane.ask_by_hash_then_text(items, &used));
-        let asked = lane.bounded(&used, asked);
-        let answers = match lane.undo_on_retired_lines(items) {
-            None => asked.await,
+        let answers = lane.bounded(&used, asked).await;
+        // After the answer, so that no line is missed that was given up meanwhile.
+        if let Some(undone) = lane.undo_on_retired_lines(items) {
             // Boxed, since it is rare and large.
-            Some(undone) => tokio::join!(asked, Box::pin(undone)).0,
-        };
+            Box::pin(undone).await;
+        }
+        if answers.is_err() {
+            // Failing fast must not keep a caller that tries again and again from yielding.
+            consume_budget().await;
+        }
         let answers = answers.unwrap_or_else(|failure| vec![Err(failure); items.len()]);
         let named = |answer: Result<_, _>| answer.map_err(|failure| lane.error(failure));
         answers.into_iter().map(named).collect()
@@ -161,7 +166,8 @@ impl Shared {
             let queue = poll_fn(|cx| {
                 let parcels = std::mem::take(&mut parcels);
                 let queued = self.queue(parcels, &mut began_connecting, |line, cmds| {
-                    sending.set(Some(line.send(cmds)));
+                    // A task that has used up its budget would be turned away, and its place be lost.
+                    sending.set(Some(unconstrained(line.send(cmds))));
                     poll_some(sending.as_mut(), cx)
                 });
                 Poll::Ready(queued)
@@ -313,8 +319,9 @@ impl Shared {
         Some(async move {
             for (line, trail, command) in undos {
                 let undo = encode(command, trail, Spelling::Text).set_no_response(true).take();
-                line.undo(&undo, self.node_timeout).await;
-                trail.undone_on(self.index, &line);
+                if line.undo(&undo, self.node_timeout).await {
+                    trail.undone_on(self.index, &line);
+                }
             }
         })
     }
@@ -463,6 +470,8 @@ pub(super) enum Failure {
     Shape,
     #[error("not connected yet")]
     NotConnected,
+    #[error("an earlier attempt of the same owner token is not undone yet")]
+    OwedUndo,
     #[error("there is no tokio runtime here")]
     NoRuntime,
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use deadpool_redis::redis::{self, Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
-use tokio::time::timeout;
+use tokio::{task::unconstrained, time::timeout};
 
 /// One connection of a lane.
 pub(crate) struct Line {
@@ -51,15 +51,19 @@ impl Line {
     }
 
     /// Sends an undo that nothing can hold back, and waits until the node has run it or `patience` is over:
-    /// the connection must not end before it is on its way.
-    pub(super) async fn undo(&self, undo: &Cmd, patience: Duration) {
+    /// the connection must not end before it is on its way. Returns whether there is no more to do here.
+    pub(super) async fn undo(&self, undo: &Cmd, patience: Duration) -> bool {
         let mut wire = self.wire.clone();
+        let mut is_sent = false;
         let through = async {
-            wire.send_packed_command(undo).await?;
+            let sent = unconstrained(wire.send_packed_command(undo)).await;
+            is_sent = true;
+            sent?;
             wire.send_packed_command(&redis::cmd("PING")).await
         };
         // Nothing can be done about a line that is broken: the key there ends with its TTL.
         let _through = timeout(patience, through).await;
+        is_sent
     }
 
     /// Notes a reply; `useful`: from a node that does its work.

@@ -121,13 +121,15 @@ impl Kept {
         match command {
             Command::Acquire { ttl, proposal } => self.acquire(trail, ttl, proposal, now),
             Command::Touch { ttl, token, mode } => self.touch(trail, ttl, token, mode, now),
-            Command::Release { lowest, .. } => match self.locks.get(lock) {
-                Some((holder, _)) if holder == owner && self.token(fence) >= lowest => {
+            Command::Release { tokens, .. } => {
+                let (lowest, highest) = tokens.unwrap_or((0, u64::MAX));
+                let is_this = (lowest..=highest).contains(&self.token(fence));
+                if self.locks.get(lock).is_some_and(|(holder, _)| holder == owner) && is_this {
                     self.locks.remove(lock);
-                    Answer::Deleted
+                    return Answer::Deleted;
                 }
-                _ => self.refusal(lock, now),
-            },
+                self.refusal(lock, now)
+            }
             Command::Inspect => {
                 let found = self.locks.get(lock);
                 Answer::Seen(Sighting {
@@ -145,15 +147,10 @@ impl Kept {
             None => {
                 let token = proposal.max(token + 1);
                 self.take(trail, ttl, token, now);
-                Answer::Granted { token, expires_in: ttl }
+                Answer::Granted { token }
             }
             Some((owner, end)) if *owner == trail.owner => {
-                let expires_in = *end - now;
-                if token >= proposal {
-                    Answer::Granted { token, expires_in }
-                } else {
-                    Answer::Ours { token, expires_in }
-                }
+                Answer::Ours { token, expires_in: *end - now }
             }
             Some(_) => self.refusal(&trail.key.lock, now),
         }

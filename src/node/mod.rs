@@ -11,12 +11,18 @@ mod script;
 use std::{fmt, sync::Arc, time::Duration};
 
 use deadpool_redis::Pool;
+use tokio::task::coop::consume_budget;
 
 pub(crate) use self::{
     command::{Answer, Command, Sighting, Touch, Trail},
     notices::{Hear, Notice},
 };
-use self::{lane::Lane, memory::Store, notices::Ear, redis::Source};
+use self::{
+    lane::{Failure, Lane},
+    memory::Store,
+    notices::Ear,
+    redis::Source,
+};
 use crate::{
     error::{NodeError, Result},
     key::Key,
@@ -98,6 +104,16 @@ impl Node {
         // Host names know no case, paths do.
         let is_path = self.name.contains('/');
         self.name == other.name || !is_path && self.name.eq_ignore_ascii_case(&other.name)
+    }
+
+    /// That the node answered something else than was asked.
+    pub(crate) fn odd_answer(&self) -> NodeError {
+        NodeError::new(&self.name, Failure::Shape)
+    }
+
+    /// That the node is not asked, since it may still have to undo something for the same owner.
+    pub(crate) fn owed_undo(&self) -> NodeError {
+        NodeError::new(&self.name, Failure::OwedUndo)
     }
 
     /// Opens a manager's way to the node; `hear` is told of the notices that it asks for.
@@ -191,7 +207,12 @@ impl Link {
                 Some(answer) => answer,
                 None => unreachable!("a lane gives one answer for one question"),
             },
-            Way::Memory(store, _) => store.ask(self.index, trail, command),
+            Way::Memory(store, _) => {
+                let answer = store.ask(self.index, trail, command);
+                // It never waits, but its callers must not keep others from running.
+                consume_budget().await;
+                answer
+            }
         }
     }
 

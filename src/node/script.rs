@@ -46,9 +46,12 @@ pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling) -> Cmd
             };
             cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS).arg(mode);
         }
-        Command::Release { held, lowest } => {
+        Command::Release { held, tokens } => {
             let channel = if held.is_some() { trail.key.channel.as_str() } else { "" };
-            cmd.arg(owner).arg(channel).arg(lowest).arg(held.unwrap_or_default());
+            cmd.arg(owner).arg(channel).arg(held.unwrap_or_default());
+            if let Some((lowest, highest)) = tokens {
+                cmd.arg(lowest).arg(highest);
+            }
         }
         Command::Inspect => {}
     }
@@ -59,7 +62,7 @@ pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling) -> Cmd
 pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
     let answer = match reply {
         Value::Array(fields) => match fields.as_slice() {
-            [Value::Int(1), token, pttl] => granted(token, pttl),
+            [Value::Int(1), token] => number(token).map(|token| Answer::Granted { token }),
             [Value::Int(2), token, pttl] => ours(token, pttl),
             [Value::Int(0), Value::Int(pttl), holder] => refused(*pttl, holder),
             [Value::Int(-1)] => Some(Answer::Gone),
@@ -71,13 +74,6 @@ pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
     };
     answer.ok_or_else(|| {
         (ErrorKind::UnexpectedReturnType, "a script's reply of an unknown shape").into()
-    })
-}
-
-fn granted(token: &Value, pttl: &Value) -> Option<Answer> {
-    Some(Answer::Granted {
-        token: number(token)?,
-        expires_in: Duration::from_millis(number(pttl)?),
     })
 }
 

@@ -2,7 +2,7 @@
 -- KEYS: lock, fence   ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, 'keep' | 'heal' | 'adopt'
 -- Returns {2, token, pttl}: the owner's; {0, pttl, hash}: another owner's; {-1}: gone.
 local token = tonumber(redis.call('GET', KEYS[2]) or 0)
-if not token or token > 9e15 then return redis.error_reply('ERR the fencing counter holds no usable number') end
+if not token or math.max(token, tonumber(ARGV[3])) > 9e15 then return redis.error_reply('ERR the fencing counter holds no usable number') end
 local held, ttl = tonumber(ARGV[3]), tonumber(ARGV[2])
 local owner = redis.call('GET', KEYS[1])
 if not owner then

@@ -1,0 +1,157 @@
+//! Taking over a lock that its owner token holds already: by a ticket, or by `acquire_or_extend`.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    armed::Armed,
+    attempt::{Refusal, Wish},
+    claim::{Claim, Offer, Undo},
+    clock,
+    error::{Error, NodeError, Result},
+    keeper::Keeper,
+    key::Key,
+    node::{Answer, Command, Sighting, Touch, Trail},
+    round::{Reply, Round},
+    terms::{Terms, hold},
+    token::OwnerToken,
+};
+
+/// What the nodes say of a chosen owner token.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The highest fencing counter.
+    pub(crate) highest: u64,
+    /// The fencing token under which a majority has the owner.
+    pub(crate) held: Option<u64>,
+}
+
+/// Looks what an owner token holds, until a majority has answered. `joins`: until it is clear whether a
+/// majority agrees.
+pub(crate) async fn look(keeper: &Keeper, key: &Arc<Key>, owner: &OwnerToken, joins: bool) -> Seen {
+    let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
+    let trail = Arc::new(Trail::new(key.clone(), owner.clone(), ledger.links.len()));
+    let (mut round, sent) = (Round::new(), clock::now());
+    for node in 0..ledger.links.len() {
+        let (ledger, trail) = (ledger.clone(), trail.clone());
+        round.push(
+            node,
+            sent,
+            async move { ledger.links[node].ask(&trail, Command::Inspect).await },
+        );
+    }
+    let (mut seen, mut ours, mut answers) = (Seen::default(), Vec::new(), 0);
+    while let Some(Reply { answer, .. }) = round.next().await {
+        let Ok(Answer::Seen(Sighting { owner: holder, token, .. })) = answer else { continue };
+        answers += 1;
+        seen.highest = seen.highest.max(token);
+        if joins && holder.as_ref() == Some(owner) {
+            ours.push(token);
+        }
+        let alike = ours.iter().filter(|other| **other == token).count();
+        if alike >= quorum {
+            seen.held = Some(token);
+            break;
+        }
+        let may_agree = ours.len() + ledger.links.len() - answers >= quorum;
+        if answers >= quorum && !(joins && may_agree) {
+            break;
+        }
+    }
+    seen
+}
+
+/// Extends the lock that an owner holds under this fencing token. `None`: it does not hold it any more.
+pub(crate) async fn join(
+    keeper: &Arc<Keeper>,
+    wish: &Wish,
+    owner: &OwnerToken,
+    token: u64,
+) -> Result<Option<Armed>, Refusal> {
+    let offer = Offer { undo: Undo::Nothing, renewal: wish.renewal.clone() };
+    let armed = keeper.arm(wish.key.clone(), owner.clone(), offer)?;
+    let terms = Terms { token, ttl: wish.ttl, began: clock::now() };
+    match adopt(armed, terms, &wish.caller).await {
+        Ok(armed) => Ok(Some(armed)),
+        Err(Error::NotHeld { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Proves that a majority has the claim's owner under this very fencing token, extends the lock there, and
+/// holds it. An owner match alone proves nothing: the owner may have lost the lock and taken it anew.
+///
+/// Whatever happens before, nothing is undone: the lock may be another guard's.
+pub(crate) async fn adopt(armed: Armed, terms: Terms, caller: &tracing::Span) -> Result<Armed> {
+    let (keeper, claim) = (armed.keeper().clone(), armed.claim().clone());
+    let (token, ttl) = (terms.token, terms.ttl);
+    let mut proof = Proof::begin(&keeper, &claim, token, ttl);
+    proof.wait().await?;
+    if let Err(error) = hold(&keeper, &claim, terms, caller) {
+        armed.disarm();
+        return Err(error);
+    }
+    keeper.finish(proof.see_through());
+    Ok(armed)
+}
+
+/// A round of adopting touches.
+struct Proof {
+    claim: Arc<Claim>,
+    token: u64,
+    ttl: Duration,
+    quorum: usize,
+    nodes: usize,
+    round: Round<Result<Answer, NodeError>>,
+    proven: usize,
+    refused: usize,
+    errors: Vec<NodeError>,
+}
+
+impl Proof {
+    fn begin(keeper: &Keeper, claim: &Arc<Claim>, token: u64, ttl: Duration) -> Self {
+        let (ledger, nodes) = (&keeper.ledger, keeper.ledger.links.len());
+        claim.expect_until(ttl);
+        let (mut round, sent) = (Round::new(), clock::now());
+        for node in 0..nodes {
+            let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
+            round.push(node, sent, ledger.ask(node, claim, adopt));
+        }
+        let (claim, quorum, errors) = (claim.clone(), ledger.quorum(), Vec::new());
+        Self { claim, token, ttl, quorum, nodes, round, proven: 0, refused: 0, errors }
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        while self.proven < self.quorum {
+            if self.refused > self.nodes - self.quorum {
+                return Err(Error::NotHeld { key: self.claim.key().to_owned() });
+            }
+            let Some(reply) = self.round.next().await else {
+                let key = self.claim.key().to_owned();
+                let reached = self.proven + self.refused;
+                let nodes = std::mem::take(&mut self.errors);
+                return Err(Error::Unavailable { key, needed: self.quorum, reached, nodes });
+            };
+            self.note(reply);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
+        match answer {
+            // Ours, but not under this token: it is no proof, but it is to be released with the rest.
+            Ok(Answer::Ours { token, .. }) if token != self.token => {
+                self.claim.note_counter(node, token);
+                self.refused += 1;
+            }
+            Ok(answer) if self.claim.note(node, sent, self.ttl, &answer) => self.proven += 1,
+            Ok(_) => self.refused += 1,
+            Err(error) => self.errors.push(error),
+        }
+    }
+
+    async fn see_through(mut self) {
+        while let Some(reply) = self.round.next().await {
+            self.note(reply);
+        }
+    }
+}

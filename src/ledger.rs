@@ -1,0 +1,245 @@
+//! The ledger: every claim that is not settled yet, and the ways to the nodes.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::sleep};
+
+use crate::{
+    claim::{Claim, Undo},
+    clock,
+    error::NodeError,
+    key::Key,
+    node::{Answer, Command, Hear, Link, Listening, Node, Notice},
+    release::Release,
+    retry::below,
+    round::Round,
+    settings::Settings,
+    sync::lock,
+    token::OwnerToken,
+    validity::quorum,
+    waiting::Waiting,
+};
+
+/// What a manager, its guards and its background task know in common.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) links: Box<[Link]>,
+    pub(crate) nodes: Box<[Node]>,
+    release_timeout: Duration,
+    claims: Mutex<BTreeMap<u64, Arc<Claim>>>,
+    /// The claims of chosen owner tokens that are not released everywhere yet.
+    owed: Mutex<Vec<Arc<Claim>>>,
+    next_id: AtomicU64,
+    is_closed: AtomicBool,
+    /// Notified when a claim is settled after the manager was closed.
+    changed: Notify,
+    /// Who waits for what in this process.
+    pub(crate) waiting: Arc<Waiting>,
+}
+
+impl Ledger {
+    pub(crate) fn new(nodes: Vec<Node>, settings: &Settings) -> Arc<Self> {
+        Arc::new_cyclic(|ledger| {
+            let timeout = settings.node_timeout;
+            let hear = hear_for(ledger.clone());
+            let link = |(index, node): (usize, &Node)| node.link(index, timeout, hear.clone());
+            Self {
+                links: nodes.iter().enumerate().map(link).collect(),
+                nodes: nodes.into(),
+                release_timeout: settings.release_timeout,
+                claims: Mutex::default(),
+                owed: Mutex::default(),
+                next_id: AtomicU64::new(0),
+                is_closed: AtomicBool::new(false),
+                changed: Notify::new(),
+                waiting: Arc::default(),
+            }
+        })
+    }
+
+    pub(crate) fn quorum(&self) -> usize {
+        quorum(self.links.len())
+    }
+
+    /// The number of the next claim to be entered.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn enter(&self, claim: Arc<Claim>) {
+        lock(&self.claims).insert(claim.id, claim);
+    }
+
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.waiting.close();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// The claims that are not settled.
+    pub(crate) fn open(&self) -> Vec<Arc<Claim>> {
+        lock(&self.claims).values().cloned().collect()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.claims).len()
+    }
+
+    /// The claim of this id, if it was not withdrawn.
+    pub(crate) fn get_live(&self, id: u64) -> Option<Arc<Claim>> {
+        let claim = lock(&self.claims).get(&id).cloned();
+        claim.filter(|claim| !claim.trail.is_withdrawn())
+    }
+
+    /// Asks a node something about a claim. The call belongs to nobody, so that it can outlive its caller.
+    pub(crate) fn ask(
+        self: &Arc<Self>,
+        node: usize,
+        claim: &Arc<Claim>,
+        command: Command,
+    ) -> impl Future<Output = Result<Answer, NodeError>> + Send + use<> {
+        let (ledger, claim) = (self.clone(), claim.clone());
+        async move { ledger.links[node].ask(&claim.trail, command).await }
+    }
+
+    /// The nodes in an order that is the key's own: the same in every process, another for most other keys.
+    /// Those that cannot be reached at this moment come last.
+    pub(crate) fn order_of(&self, key: &Key) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
+        let rank = |&node: &usize| (!self.links[node].is_up(), key.rank(self.nodes[node].name()));
+        order.sort_by_cached_key(rank);
+        order
+    }
+
+    /// Whether a majority of nodes can be asked without connecting first.
+    pub(crate) fn is_majority_up(&self) -> bool {
+        self.links.iter().filter(|link| link.is_up()).count() >= self.quorum()
+    }
+
+    /// Listens for the releases of a key at every node, as long as the returned value lives.
+    pub(crate) fn listen(&self, key: &Arc<Key>) -> Hearing {
+        let listening = self.links.iter().filter_map(|link| link.listen(key)).collect();
+        Hearing { listening, needed: quorum(self.links.len()) }
+    }
+
+    /// Takes a claim that is settled off the ledger, once. Returns whether it was there.
+    pub(crate) fn strike(&self, claim: &Claim) -> bool {
+        let was_there = lock(&self.claims).remove(&claim.id).is_some();
+        if was_there && self.is_closed() {
+            self.changed.notify_waiters();
+        }
+        was_there
+    }
+
+    /// Strikes a claim whose release is confirmed, and lets the next waiter in.
+    fn strike_released(&self, claim: &Claim) {
+        if self.strike(claim) && claim.was_held() {
+            self.waiting.released(claim.key(), claim.fencing_token().get(), || false);
+        }
+    }
+
+    /// Notes that a claim of a chosen owner token is about to be released: see [`owed_at`](Self::owed_at).
+    pub(crate) fn owe(&self, claim: &Arc<Claim>) {
+        if claim.undo != Undo::Everything {
+            lock(&self.owed).push(claim.clone());
+        }
+    }
+
+    /// The nodes that must not be asked for a new lock of this owner yet, since an earlier one may still be
+    /// undone there. Where it is undone in order, it is told to spare what is granted from `proposal` on.
+    pub(crate) fn owed_at(&self, key: &Key, owner: &OwnerToken, proposal: u64) -> Vec<usize> {
+        let now = clock::now();
+        let mut owed = lock(&self.owed);
+        owed.retain(|claim| claim.ends() > now);
+        let earlier = owed
+            .iter()
+            .filter(|claim| claim.trail.key.lock == key.lock && claim.trail.owner == *owner);
+        earlier.flat_map(|claim| claim.spare_from(proposal)).collect()
+    }
+
+    /// Waits until every claim is settled.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if lock(&self.claims).is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Releases a withdrawn claim everywhere it may hold the key, again and again until every such node has
+    /// answered or the TTL is over. Once a majority of them has answered the claim counts as settled.
+    pub(crate) async fn settle(self: Arc<Self>, claim: Arc<Claim>) {
+        let (began, give_up) = (clock::now(), claim.ends());
+        let enough = claim.to_release().len().min(quorum(self.links.len()));
+        let mut answered = 0;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let (mut round, sent) = (Round::new(), clock::now());
+            for node in claim.to_release() {
+                round.push(node, sent, self.ask(node, &claim, claim.release_command(node)));
+            }
+            while let Some(reply) = round.next().await {
+                answered += usize::from(reply.answer.is_ok());
+                claim.note_release(reply.node, reply.answer);
+                if answered >= enough {
+                    self.strike_released(&claim);
+                }
+            }
+            claim.with_release(Release::end_pass);
+            if claim.to_release().is_empty() || clock::now() >= give_up {
+                break;
+            }
+            if answered < enough && clock::now() - began >= self.release_timeout {
+                claim.with_release(|release| release.warn(claim.key()));
+            }
+            sleep(pause + below(pause)).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+        self.strike_released(&claim);
+        lock(&self.owed).retain(|owed| owed.id != claim.id);
+    }
+}
+
+/// Somebody listens for the releases of a key.
+pub(crate) struct Hearing {
+    listening: Vec<Listening>,
+    needed: usize,
+}
+
+impl Hearing {
+    /// Whether a release is sure to be heard: it reaches a majority, and a majority is listened to.
+    pub(crate) fn is_sure(&self) -> bool {
+        let heard = self.listening.iter().filter(|listening| listening.is_heard());
+        heard.count() >= self.needed
+    }
+}
+
+/// Passes the nodes' notices on to those who wait.
+fn hear_for(ledger: Weak<Ledger>) -> Hear {
+    Arc::new(move |node, key, notice| {
+        let Some(ledger) = ledger.upgrade() else { return };
+        match notice {
+            Notice::Missed => ledger.waiting.doubt(&key.name),
+            Notice::Released { token } => {
+                let is_first = || ledger.order_of(key).first() == Some(&node);
+                ledger.waiting.released(&key.name, token, is_first);
+            }
+        }
+    })
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
