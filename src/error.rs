@@ -233,11 +233,7 @@ pub struct NodeError {
 
 impl NodeError {
     pub(crate) fn new(node: &Arc<str>, cause: impl StdError + Send + Sync + 'static) -> Self {
-        Self::shared(node, Arc::new(cause))
-    }
-
-    pub(crate) fn shared(node: &Arc<str>, cause: Arc<dyn StdError + Send + Sync>) -> Self {
-        Self { node: node.clone(), cause, is_silence: false }
+        Self { node: node.clone(), cause: Arc::new(cause), is_silence: false }
     }
 
     /// That the node gave no answer in time.

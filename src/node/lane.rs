@@ -12,13 +12,10 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::{
-    PoolError,
-    redis::{self, Cmd, RedisError, Value},
-};
+use deadpool_redis::redis::{self, Cmd, RedisError, Value};
 use tokio::{
     runtime::Handle,
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::{coop::consume_budget, unconstrained},
     time::{Instant, timeout},
 };
@@ -44,6 +41,8 @@ struct Shared {
     node_timeout: Duration,
     state: Mutex<State>,
     changed: Notify,
+    /// The commands that may be under way.
+    room: Semaphore,
 }
 
 enum State {
@@ -64,8 +63,9 @@ impl Lane {
     ) -> Self {
         let (since, cause) = (Instant::now(), Failure::NotConnected);
         let state = Mutex::new(State::Down { failures: 0, since, cause });
-        let changed = Notify::new();
-        Self { shared: Arc::new(Shared { name, index, source, node_timeout, state, changed }) }
+        let (changed, room) = (Notify::new(), Semaphore::new(source.room()));
+        let shared = Shared { name, index, source, node_timeout, state, changed, room };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Asks things in one write and within the node timeout, connecting included; each has its own result.
@@ -155,6 +155,7 @@ impl Shared {
         parcel: impl Fn(usize) -> Parcel<'a> + Send + Sync,
         used: &Used,
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let _room = self.room.acquire().await;
         let mut began_connecting = false;
         // Not boxed: this is the one large part of a call, and every call has it.
         let mut sending = pin!(None);
@@ -329,7 +330,6 @@ impl Shared {
     fn error(&self, failure: Failure) -> NodeError {
         match failure {
             Failure::Redis(error) => NodeError::new(&self.name, error),
-            Failure::Pool(error) => NodeError::shared(&self.name, error),
             failure @ Failure::TimedOut(_) => NodeError::silence(&self.name, failure),
             failure => NodeError::new(&self.name, failure),
         }
@@ -462,8 +462,6 @@ pub(super) enum Failure {
     TimedOut(Duration),
     #[error(transparent)]
     Redis(#[from] RedisError),
-    #[error(transparent)]
-    Pool(Arc<PoolError>),
     #[error("the lock was released before this could be sent")]
     Withdrawn,
     #[error("a reply of an unknown shape")]

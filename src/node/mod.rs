@@ -143,7 +143,8 @@ impl fmt::Debug for Node {
 }
 
 impl From<Pool> for Node {
-    /// Takes one connection out of the pool, for good, when the manager is first used.
+    /// Has the pool's manager open one more connection when the lock manager is first used. It is no part of
+    /// the pool: neither is it lent to others, nor does it count against the pool's size.
     fn from(pool: Pool) -> Self {
         Self::from_source(Source::Pool(pool))
     }

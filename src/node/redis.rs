@@ -1,14 +1,15 @@
 //! Where the connections to a Redis node come from: a URL or a caller's pool.
 
-use std::sync::Arc;
-
+use deadpool::managed::Manager;
 use deadpool_redis::{
-    Connection, Pool,
+    Pool,
     redis::{
         AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
         aio::{AsyncPushSender, MultiplexedConnection},
     },
 };
+
+use tokio::sync::Semaphore;
 
 use super::lane::Failure;
 use crate::error::{Error, Result};
@@ -31,6 +32,15 @@ impl Source {
 
     pub(super) const fn is_url(&self) -> bool {
         matches!(self, Self::Url(_))
+    }
+
+    /// How many commands may be under way, if the connection's queue is short: a pool's has room for 50, and
+    /// whoever finds it full loses its place in the order.
+    pub(super) const fn room(&self) -> usize {
+        match self {
+            Self::Url(_) => Semaphore::MAX_PERMITS,
+            Self::Pool(_) => 32,
+        }
     }
 
     /// The name of the node: `host:port` or the path of its socket.
@@ -57,8 +67,8 @@ impl Source {
         Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
     }
 
-    /// Opens a connection of our own. One from a pool is taken out of it: were it to go back, its next
-    /// borrower could stall ours or move it to another database.
+    /// Opens a connection of our own. Of a pool it is the manager that is asked for one: a connection out of
+    /// the pool may have been moved to another database by its last borrower, and a pool in full use has none.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
         match self {
             Self::Url(client) => {
@@ -69,9 +79,7 @@ impl Source {
                 Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
             }
             Self::Pool(pool) => {
-                let connection =
-                    pool.get().await.map_err(|error| Failure::Pool(Arc::new(error)))?;
-                let mut wire = Connection::take(connection);
+                let mut wire = Manager::create(pool.manager()).await?;
                 wire.set_response_timeout(NEVER);
                 Ok(wire)
             }
@@ -114,8 +122,9 @@ fn address_of(pool: &Pool) -> Option<String> {
 /// Long enough for our own timeout to come first; a pool's connection has the library's 500 ms otherwise.
 const NEVER: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Commands that may wait for the connection's driver.
-const QUEUE_SIZE: usize = 1024;
+/// Commands that may wait for the connection's driver: more than there will ever be, since whoever finds the
+/// queue full loses its place in the order. It takes memory only as it fills.
+const QUEUE_SIZE: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
