@@ -1,6 +1,6 @@
 //! Acquiring: attempt after attempt, with the right pause between them, until it succeeds or must give up.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::Instrument;
@@ -55,8 +55,9 @@ struct Tries {
     outages: u32,
     /// Rounds in a row that took too long.
     late: u32,
-    /// Rounds in a row in which the contenders took the votes from one another.
-    splits: u32,
+    /// The looks in vain since a release was heard of, or since the contenders took the votes from one another;
+    /// `None` once it has become quiet.
+    stir: Option<u32>,
     last: Option<Error>,
     /// It stood behind another, so that there are contenders.
     has_queued: bool,
@@ -76,7 +77,7 @@ impl Acquire<'_> {
         let place = self.keeper.ledger.waiting.stand(&self.wish.key);
         let mut seen = place.arrival;
         if !place.is_first {
-            if self.until_deadline(place.is_head()).await.is_some() {
+            if self.until_deadline(pin!(place.is_head())).await.is_some() {
                 self.sit_out(&place).await;
             }
             (seen, pause) = (place.news(), None);
@@ -108,16 +109,20 @@ impl Acquire<'_> {
     }
 
     /// Sleeps until there is news, or `until`. Returns false if the deadline came first.
-    async fn sleep(&self, place: &Place, seen: News, until: Instant) -> bool {
+    async fn sleep(&mut self, place: &Place, seen: News, until: Instant) -> bool {
         let heed = if self.limits.retry.is_limited() { Heed::Notices } else { Heed::Doubts };
-        let woken = async {
+        let woken = pin!(async {
             tokio::select! {
                 biased;
                 () = place.news_since(seen, heed) => {}
                 () = sleep_until(until) => {}
             }
-        };
-        self.until_deadline(woken).await.is_some()
+        });
+        let is_in_time = self.until_deadline(woken).await.is_some();
+        if place.news().has_notice_since(seen) {
+            self.tries.stir = Some(0);
+        }
+        is_in_time
     }
 
     fn listen(&mut self) {
@@ -148,7 +153,8 @@ impl Acquire<'_> {
             _ => Opening::OneFirst,
         };
         let span = tracing::debug_span!("acquire", key = &*self.wish.key.name, attempt = number);
-        attempt(self.keeper, &self.wish, opening).instrument(span).await
+        // Boxed, so that those who only wait take little room.
+        Box::pin(attempt(self.keeper, &self.wish, opening).instrument(span)).await
     }
 
     /// Notes why an attempt failed. Returns when to look again, or the error if it was the last attempt.
@@ -165,7 +171,7 @@ impl Acquire<'_> {
             false => 0,
         };
         tries.late = if is_late { tries.late + 1 } else { 0 };
-        tries.splits = if is_split { tries.splits + 1 } else { 0 };
+        tries.stir = if is_split { Some(tries.stir.unwrap_or(0)) } else { tries.stir };
         tracing::debug!(key = &*self.wish.key.name, attempt = tries.attempts, %error, "attempt failed");
         if matches!(error, Error::Closed | Error::Config { .. }) {
             return Err(error);
@@ -191,22 +197,28 @@ impl Acquire<'_> {
     }
 
     /// How long to sleep if no notice comes.
-    fn pause(&self, free_in: Option<Duration>, is_contended: bool) -> Duration {
+    fn pause(&mut self, free_in: Option<Duration>, is_contended: bool) -> Duration {
         let retry = &self.limits.retry;
         let delay = retry.delay(self.tries.attempts).min(LONGEST_PAUSE);
         let is_heard = self.hearing.as_ref().is_some_and(Hearing::is_sure);
-        let pause = match () {
-            () if retry.is_limited() || !is_contended => delay,
-            () if self.tries.splits > 0 => {
-                // Full jitter, from about two round trips on, growing.
-                let most = FIRST_SPLIT.saturating_mul(2_u32.saturating_pow(self.tries.splits - 1));
-                SHORTEST_SPLIT + below(most.min(LONGEST_SPLIT))
-            }
-            () if is_heard => SAFETY_LOOK + below(SAFETY_JITTER),
-            () => delay,
+        let follows_delay = retry.is_limited() || !is_contended;
+        let stirred = if follows_delay { None } else { self.stirred() };
+        let pause = match stirred {
+            Some(stirred) => stirred,
+            None if is_heard && !follows_delay => SAFETY_LOOK + below(SAFETY_JITTER),
+            None => delay,
         };
         let expiry = free_in.map(|free_in| free_in + EXPIRED + below(EXPIRY_JITTER));
         pause.min(expiry.unwrap_or(pause))
+    }
+
+    /// The pause after a look in vain while others are at it: the next may be refused by a claim that comes to
+    /// nothing, of whose end nobody hears. Full jitter, from about two round trips on, growing.
+    fn stirred(&mut self) -> Option<Duration> {
+        let looks = self.tries.stir?;
+        let most = FIRST_STIR.saturating_mul(2_u32.saturating_pow(looks));
+        self.tries.stir = Some(looks + 1).filter(|_| most < SAFETY_LOOK);
+        Some(SHORTEST_STIR + below(most.min(SAFETY_LOOK)))
     }
 
     /// Awaits `event` until the deadline. `None`: the deadline came first.
@@ -236,8 +248,7 @@ const SAFETY_JITTER: Duration = Duration::from_millis(400);
 /// Redis counts in whole milliseconds.
 const EXPIRED: Duration = Duration::from_millis(1);
 const EXPIRY_JITTER: Duration = Duration::from_millis(5);
-const SHORTEST_SPLIT: Duration = Duration::from_millis(1);
-const FIRST_SPLIT: Duration = Duration::from_millis(2);
-const LONGEST_SPLIT: Duration = Duration::from_millis(100);
+const SHORTEST_STIR: Duration = Duration::from_millis(1);
+const FIRST_STIR: Duration = Duration::from_millis(2);
 /// A timer set for later than this would overflow; nobody waits so long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);

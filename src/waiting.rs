@@ -33,6 +33,12 @@ struct Queue {
     holder: Option<Holder>,
 }
 
+impl News {
+    pub(crate) const fn has_notice_since(self, seen: Self) -> bool {
+        self.notices > seen.notices
+    }
+}
+
 /// A waiter's number, and what wakes it.
 #[derive(Debug)]
 struct Seat {
