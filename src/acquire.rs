@@ -84,7 +84,9 @@ impl Acquire<'_> {
         }
         loop {
             if let Some(pause) = pause {
-                if !self.sleep(&place, seen, pause).await {
+                let is_limited = self.limits.retry.is_limited();
+                let heed = if is_limited { Heed::Notices } else { Heed::Doubts };
+                if !self.sleep(&place, seen, heed, pause).await {
                     return Err(self.timed_out());
                 }
                 seen = place.news();
@@ -105,12 +107,11 @@ impl Acquire<'_> {
         self.tries.has_queued = true;
         self.listen();
         let look = clock::to_tokio(holder.until).min(Instant::now() + SAFETY_LOOK);
-        self.sleep(place, holder.seen, look).await;
+        self.sleep(place, holder.seen, Heed::Releases, look).await;
     }
 
     /// Sleeps until there is news, or `until`. Returns false if the deadline came first.
-    async fn sleep(&mut self, place: &Place, seen: News, until: Instant) -> bool {
-        let heed = if self.limits.retry.is_limited() { Heed::Notices } else { Heed::Doubts };
+    async fn sleep(&mut self, place: &Place, seen: News, heed: Heed, until: Instant) -> bool {
         let woken = pin!(async {
             tokio::select! {
                 biased;

@@ -64,6 +64,8 @@ pub(crate) enum Heed {
     Notices,
     /// Also the doubt that something was missed.
     Doubts,
+    /// As [`Doubts`](Self::Doubts), but what is told again of a release that is known is no news.
+    Releases,
 }
 
 /// What is known of the lock's holder.
@@ -155,8 +157,12 @@ impl Place {
     /// Waits until there is news that was not `seen` and is worth a look, or the manager is closed.
     pub(crate) async fn news_since(&self, seen: News, heed: Heed) {
         let is_news = |queue: &Queue| {
-            let has_doubts = queue.news.doubts > seen.doubts;
-            queue.news.notices > seen.notices || heed == Heed::Doubts && has_doubts
+            let News { releases, notices, doubts } = queue.news;
+            match heed {
+                Heed::Notices => notices > seen.notices,
+                Heed::Doubts => notices > seen.notices || doubts > seen.doubts,
+                Heed::Releases => releases > seen.releases || doubts > seen.doubts,
+            }
         };
         self.until(is_news).await;
     }
