@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     claim::Claim,
     error::{Error, LossReason, Result},
+    key::Key,
     ledger::Ledger,
     node::Node,
     renewal::{self, Schedule},
@@ -49,6 +50,18 @@ impl Keeper {
     pub(crate) fn new(nodes: Vec<Node>, settings: Settings) -> Self {
         let ledger = Ledger::new(nodes, &settings);
         Self { settings, ledger, inbox: Mutex::default(), runtimes: Mutex::default() }
+    }
+
+    /// Names what a lock is kept under, unless some node cannot keep it.
+    pub(crate) fn key(&self, name: String) -> Result<Key> {
+        let key = Key::new(&self.settings.key_prefix, name)?;
+        if !key.keeps_to_one_slot() && self.ledger.nodes.iter().any(Node::is_cluster) {
+            return Err(Error::config(format!(
+                "no fencing counter can share the cluster slot of `{}`: a `}}` needs a `{{` and something between them before it",
+                key.lock
+            )));
+        }
+        Ok(key)
     }
 
     /// Refuses work that begins after `close`.

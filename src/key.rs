@@ -41,7 +41,6 @@ impl Key {
     }
 
     /// Whether the fencing counter shares the key's cluster slot, as it does for all but a few odd keys.
-    #[cfg_attr(not(test), expect(dead_code, reason = "cluster nodes ask it"))]
     pub(crate) fn keeps_to_one_slot(&self) -> bool {
         hashed_part(&self.lock) == hashed_part(&self.fence)
     }
@@ -89,6 +88,21 @@ mod tests {
         }
         for name in ["a}b", "{}", "{}{a}", "}"] {
             assert!(!key(name).keeps_to_one_slot(), "{name}");
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    proptest::proptest! {
+        #[test]
+        fn what_keeps_to_one_slot_does_so_by_the_clients_own_count(
+            prefix in "[{}ab]{0,4}", name in "[{}ab]{1,8}|.{1,20}",
+        ) {
+            use deadpool_redis::redis::cluster_routing::Slot;
+            let key = Key::new(&prefix, name).unwrap();
+            let is_one_slot = Slot::for_key(&key.lock) == Slot::for_key(&key.fence);
+            let is_odd = hash_tag(&key.lock).is_none() && key.lock.contains('}');
+            proptest::prop_assert_eq!(key.keeps_to_one_slot(), !is_odd);
+            proptest::prop_assert!(is_one_slot || is_odd);
         }
     }
 

@@ -18,7 +18,6 @@ use crate::{
     event::RenewalEvent,
     guard::LockGuard,
     keeper::Keeper,
-    key::Key,
     retry::Retry,
     token::OwnerToken,
     validity::check_ttl,
@@ -259,7 +258,7 @@ impl LockRequest {
     /// Checks everything before anything is sent.
     fn wish(&self, joins: bool) -> Result<Wish> {
         let settings = &self.keeper.settings;
-        let key = Arc::new(Key::new(&settings.key_prefix, self.key.clone())?);
+        let key = Arc::new(self.keeper.key(self.key.clone())?);
         check_ttl(self.ttl, settings.clock_drift)?;
         let every = self.renewal.as_ref().and_then(|renewal| renewal.every);
         if let Some(every) = every.filter(|every| every.is_zero() || *every >= self.ttl) {

@@ -7,7 +7,6 @@ use futures_util::future::join_all;
 use crate::{
     error::{Error, NodeError, Result},
     keeper::Keeper,
-    key::Key,
     node::{Answer, Command, Sighting, Trail},
     token::{FencingToken, OwnerToken},
 };
@@ -130,7 +129,7 @@ impl NodeHealth {
 
 /// Asks every node what it knows of a key.
 pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> {
-    let key = Key::new(&keeper.settings.key_prefix, key)?;
+    let key = keeper.key(key)?;
     Keeper::check_runtime()?;
     let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
     let trail = Trail::new(key.into(), OwnerToken::found(b""), ledger.links.len());

@@ -11,7 +11,6 @@ use crate::{
     error::Result,
     guard::LockGuard,
     keeper::Keeper,
-    key::Key,
     terms::Terms,
     token::{FencingToken, OwnerToken},
     validity::check_ttl,
@@ -82,7 +81,7 @@ impl LockTicket {
 /// Takes a ticket's lock over.
 pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<LockGuard> {
     let LockTicket { key, owner_token, fencing_token, ttl } = ticket;
-    let key = Arc::new(Key::new(&keeper.settings.key_prefix, key)?);
+    let key = Arc::new(keeper.key(key)?);
     check_ttl(ttl, keeper.settings.clock_drift)?;
     Keeper::check_runtime()?;
     keeper.check_open()?;

@@ -149,8 +149,8 @@ impl Trail {
                 sent.unanswered.swap_remove(place);
             }
         }
+        sent.may_hold |= how != End::Void;
         if how == End::CarriedOut {
-            sent.may_hold = true;
             sent.answered = Some(Arc::downgrade(line));
         }
     }
@@ -188,6 +188,8 @@ impl Trail {
 pub(super) enum End {
     /// The node ran it.
     CarriedOut,
+    /// It failed in the end, but may have been run on the way there.
+    Doubtful,
     /// The node refused to run it, or it was never sent: it left nothing behind.
     Void,
 }

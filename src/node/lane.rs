@@ -24,7 +24,7 @@ use super::{
     command::{Answer, Command, End, Trail},
     line::{Line, Replies},
     redis::Source,
-    script::{Spelling, decode, encode},
+    script::{Delivery, Spelling, decode, encode},
 };
 use crate::{error::NodeError, sync::lock};
 
@@ -123,7 +123,9 @@ impl Shared {
         if let Some(line) = lock(used).take()
             && line.timed_out() >= TIMEOUTS_TO_REPLACE
         {
-            self.retire(&line, Blame::Node, failure.clone());
+            // One silent server of a cluster is no reason to keep away from the others.
+            let blame = if line.is_to_cluster() { Blame::Connection } else { Blame::Node };
+            self.retire(&line, blame, failure.clone());
         }
         Err(failure)
     }
@@ -134,18 +136,27 @@ impl Shared {
         items: &[(&Trail, Command)],
         used: &Used,
     ) -> Result<Vec<Result<Answer, Failure>>, Failure> {
-        let by_hash = |at: usize| Parcel::new(items[at], Spelling::Hash);
+        let by_hash = |at: usize| self.parcel(items[at], Spelling::Hash);
         let mut replies = self.send(items.len(), by_hash, used).await?;
         let is_unknown = |&at: &usize| is_unknown_script(&replies[at]);
         let unknown: Vec<usize> = (0..items.len()).filter(is_unknown).collect();
         if !unknown.is_empty() {
-            let by_text = |at: usize| Parcel::new(items[unknown[at]], Spelling::Text);
+            let by_text = |at: usize| self.parcel(items[unknown[at]], Spelling::Text);
             let again = self.send(unknown.len(), by_text, used).await?;
             for (&at, reply) in unknown.iter().zip(again) {
                 replies[at] = reply;
             }
         }
         Ok(replies.into_iter().map(|reply| Ok(decode(&reply?)?)).collect())
+    }
+
+    fn parcel<'a>(&self, (trail, command): (&'a Trail, Command), spelling: Spelling) -> Parcel<'a> {
+        let cmd = encode(command, trail, spelling, self.delivery());
+        Parcel { cmd, claim: command.claims().then_some(trail) }
+    }
+
+    const fn delivery(&self) -> Delivery {
+        if self.source.is_cluster() { Delivery::AnyTimes } else { Delivery::AtMostOnce }
     }
 
     /// Queues parcels on the line, opening one if there is none, and waits for their replies.
@@ -244,8 +255,9 @@ impl Shared {
         let mut opening = Opening { lane: self.clone(), failures, opened: None };
         Handle::current().spawn(async move {
             let lane = opening.lane.clone();
-            let opened = timeout(lane.node_timeout, lane.source.connect()).await;
-            let opened = opened.unwrap_or_else(|_| Err(Failure::TimedOut(lane.node_timeout)));
+            let patience = lane.source.patience(lane.node_timeout);
+            let opened = timeout(patience, lane.source.connect()).await;
+            let opened = opened.unwrap_or_else(|_| Err(Failure::TimedOut(patience)));
             opening.opened = Some(opened.map(|wire| Line::new(wire, failures)));
             drop(opening);
         });
@@ -262,8 +274,11 @@ impl Shared {
                 self.retire(&mail.line, Blame::Connection, error.clone().into());
             }
         })?;
+        // A cluster's connection finds the new primary itself.
+        let may_be_demoted = !mail.line.is_to_cluster();
         let is_demoted = |reply: &&Result<_, RedisError>| {
-            reply.as_ref().is_err_and(|error| error.code() == Some("READONLY"))
+            may_be_demoted
+                && reply.as_ref().is_err_and(|error| DEMOTED.contains(&error.code().unwrap_or("")))
         };
         let demoted = replies.iter().find(is_demoted);
         mail.line.replied(demoted.is_none());
@@ -283,8 +298,13 @@ impl Shared {
         let Slot::Queued(claim) = slot else { return Err(Failure::Withdrawn) };
         let reply = replies.next().ok_or(Failure::Shape)?;
         if let Some(trail) = claim {
-            // A script that fails has not written anything yet.
-            let how = if reply.is_ok() { End::CarriedOut } else { End::Void };
+            let how = match &reply {
+                Ok(_) => End::CarriedOut,
+                // The last reply is not all: a cluster's connection may have sent the command before.
+                Err(_) if line.is_to_cluster() => End::Doubtful,
+                // A script that fails has not written anything yet.
+                Err(_) => End::Void,
+            };
             trail.end(self.index, line, how);
         }
         Ok(reply?)
@@ -319,7 +339,8 @@ impl Shared {
         }
         Some(async move {
             for (line, trail, command) in undos {
-                let undo = encode(command, trail, Spelling::Text).set_no_response(true).take();
+                let undo = encode(command, trail, Spelling::Text, self.delivery());
+                let undo = { undo }.set_no_response(true).take();
                 if line.undo(&undo, self.node_timeout).await {
                     trail.undone_on(self.index, &line);
                 }
@@ -406,12 +427,6 @@ struct Parcel<'a> {
     claim: Option<&'a Trail>,
 }
 
-impl<'a> Parcel<'a> {
-    fn new((trail, command): (&'a Trail, Command), spelling: Spelling) -> Self {
-        Self { cmd: encode(command, trail, spelling), claim: command.claims().then_some(trail) }
-    }
-}
-
 /// Parcels on their way down a line.
 struct Mail<'a> {
     line: Arc<Line>,
@@ -475,5 +490,7 @@ pub(super) enum Failure {
 }
 
 const TIMEOUTS_TO_REPLACE: u32 = 3;
+/// What a server says that is the primary no more, or not yet sure of it: the next connection may find another.
+const DEMOTED: [&str; 3] = ["READONLY", "NOREPLICAS", "MASTERDOWN"];
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);

@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{self, Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use deadpool_redis::redis::{self, Cmd, RedisError, Value};
 use tokio::{task::unconstrained, time::timeout};
+
+use super::wire::Wire;
 
 /// One connection of a lane.
 pub(crate) struct Line {
-    wire: MultiplexedConnection,
+    wire: Wire,
     /// The lines before it that came to nothing; forgotten once this one has proved useful.
     failures: AtomicU32,
     /// Commands in a row that got no answer in time.
@@ -22,7 +24,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(super) const fn new(wire: MultiplexedConnection, failures: u32) -> Self {
+    pub(super) const fn new(wire: Wire, failures: u32) -> Self {
         let (failures, timeouts) = (AtomicU32::new(failures), AtomicU32::new(0));
         Self { wire, failures, timeouts, retired: AtomicBool::new(false) }
     }
@@ -34,20 +36,19 @@ impl Line {
             if cmds.len() == 1
                 && let Some(cmd) = cmds.pop()
             {
-                return match wire.send_packed_command(&cmd).await {
+                return match wire.send_one(&cmd).await {
                     // The server's own errors belong to the command, not to the connection.
                     Err(error) if error.code().is_none() => Err(error),
                     reply => Ok(vec![reply.and_then(Value::extract_error)]),
                 };
             }
-            let mut pipeline = Pipeline::with_capacity(cmds.len());
-            let count = cmds.len();
-            for cmd in cmds {
-                pipeline.add_command(cmd);
-            }
-            let replies = wire.send_packed_commands(&pipeline, 0, count).await?;
-            Ok(replies.into_iter().map(Value::extract_error).collect())
+            wire.send_all(cmds).await
         }
+    }
+
+    /// Whether this is a way to many servers, each of which may fail by itself.
+    pub(super) const fn is_to_cluster(&self) -> bool {
+        self.wire.is_to_cluster()
     }
 
     /// Sends an undo that nothing can hold back, and waits until the node has run it or `patience` is over:
@@ -56,10 +57,10 @@ impl Line {
         let mut wire = self.wire.clone();
         let mut is_sent = false;
         let through = async {
-            let sent = unconstrained(wire.send_packed_command(undo)).await;
+            let sent = unconstrained(wire.send_one(undo)).await;
             is_sent = true;
             sent?;
-            wire.send_packed_command(&redis::cmd("PING")).await
+            wire.send_one(&redis::cmd("PING")).await
         };
         // Nothing can be done about a line that is broken: the key there ends with its TTL.
         let _through = timeout(patience, through).await;

@@ -7,6 +7,7 @@ mod memory;
 mod notices;
 mod redis;
 mod script;
+mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -85,11 +86,20 @@ impl Node {
     ///
     /// [`Error::Config`](crate::Error::Config) if the URL cannot be read, or needs TLS and the crate was built without.
     pub fn with_notices(mut self, url: impl AsRef<str>) -> Result<Self> {
-        self.notices = Some(Source::url(url.as_ref())?);
+        let notices = Source::url(url.as_ref())?;
+        if let Kind::Redis(source) = &self.kind
+            && source.is_anonymous()
+        {
+            self.name = format!("{} {}", source.name(), notices.name()).into();
+        }
+        self.notices = Some(notices);
         Ok(self)
     }
 
     /// Returns `host:port`, or the path of the node's socket; never credentials.
+    ///
+    /// Pools over a cluster or Sentinel keep their addresses to themselves: a node of theirs is `cluster` or
+    /// `sentinel`, followed by the `host:port` of [`with_notices`](Self::with_notices) if that was given.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -101,6 +111,12 @@ impl Node {
 
     /// Whether the two fail together: they are one server, whatever the credentials or the database.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        if let (Kind::Redis(one), Kind::Redis(other)) = (&self.kind, &other.kind)
+            && one.is_anonymous()
+            && other.is_anonymous()
+        {
+            return one.is_same_pool(other);
+        }
         // Host names know no case, paths do.
         let is_path = self.name.contains('/');
         self.name == other.name || !is_path && self.name.eq_ignore_ascii_case(&other.name)
@@ -114,6 +130,11 @@ impl Node {
     /// That the node is not asked, since it may still have to undo something for the same owner.
     pub(crate) fn owed_undo(&self) -> NodeError {
         NodeError::new(&self.name, Failure::OwedUndo)
+    }
+
+    /// Whether the node is a cluster, which wants the keys of a command in one slot.
+    pub(crate) const fn is_cluster(&self) -> bool {
+        matches!(&self.kind, Kind::Redis(source) if source.is_cluster())
     }
 
     /// Opens a manager's way to the node; `hear` is told of the notices that it asks for.
@@ -150,6 +171,47 @@ impl From<Pool> for Node {
     }
 }
 
+#[cfg(feature = "cluster")]
+impl From<deadpool_redis::cluster::Pool> for Node {
+    /// Has the pool's manager open one more connection when the lock manager is first used. The cluster as a
+    /// whole is one node.
+    ///
+    /// A key that has a `}` but no hash tag is refused with [`Error::Config`](crate::Error::Config): its fencing
+    /// counter could not share its slot. What a failover of one of the masters can break is told in the README.
+    ///
+    /// ```
+    /// use redlatch::{LockManager, deadpool_redis::cluster};
+    ///
+    /// let urls = ["redis://127.0.0.1:7000".to_owned(), "redis://127.0.0.1:7001".to_owned()];
+    /// let pool = cluster::Config::from_urls(urls).create_pool(None)?;
+    /// let manager = LockManager::single(pool).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn from(pool: deadpool_redis::cluster::Pool) -> Self {
+        Self::from_source(Source::Cluster(pool))
+    }
+}
+
+#[cfg(feature = "sentinel")]
+impl From<deadpool_redis::sentinel::Pool> for Node {
+    /// Has the pool's manager open one more connection when the lock manager is first used, and another after
+    /// each failover. The master and its replicas are one node.
+    ///
+    /// What a failover can break is told in the README.
+    ///
+    /// ```
+    /// use redlatch::{LockManager, deadpool_redis::sentinel::{Config, SentinelServerType}};
+    ///
+    /// let urls = ["redis://127.0.0.1:26379".to_owned()];
+    /// let config = Config::from_urls(urls, "mymaster".to_owned(), SentinelServerType::Master);
+    /// let manager = LockManager::single(config.create_pool(None)?).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn from(pool: deadpool_redis::sentinel::Pool) -> Self {
+        Self::from_source(Source::Sentinel(pool))
+    }
+}
+
 /// What a manager can be built on: a [`Node`], a URL, or a pool.
 pub trait IntoNode: sealed::Sealed {
     /// Makes a node of it.
@@ -167,8 +229,10 @@ mod sealed {
 
 /// Implements [`IntoNode`] for types that turn into a node.
 macro_rules! into_node {
-    ($($type:ty: $self:ident => $node:expr;)*) => {$(
+    ($($(#[$cfg:meta])? $type:ty: $self:ident => $node:expr;)*) => {$(
+        $(#[$cfg])?
         impl sealed::Sealed for $type {}
+        $(#[$cfg])?
         impl IntoNode for $type {
             fn into_node($self) -> Result<Node> { $node }
         }
@@ -181,6 +245,10 @@ into_node! {
     String: self => Node::open(self);
     &String: self => Node::open(self);
     Pool: self => Ok(self.into());
+    #[cfg(feature = "cluster")]
+    deadpool_redis::cluster::Pool: self => Ok(self.into());
+    #[cfg(feature = "sentinel")]
+    deadpool_redis::sentinel::Pool: self => Ok(self.into());
 }
 
 /// A manager's way to one node.

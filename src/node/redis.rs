@@ -1,5 +1,7 @@
 //! Where the connections to a Redis node come from: a URL or a caller's pool.
 
+use std::time::Duration;
+
 use deadpool::managed::Manager;
 use deadpool_redis::{
     Pool,
@@ -8,17 +10,20 @@ use deadpool_redis::{
         aio::{AsyncPushSender, MultiplexedConnection},
     },
 };
-
 use tokio::sync::Semaphore;
 
-use super::lane::Failure;
+use super::{lane::Failure, wire::Wire};
 use crate::error::{Error, Result};
 
 /// A Redis deployment, and how to connect to it.
 #[derive(Clone)]
 pub(super) enum Source {
-    Url(Client),
+    Url(Box<Client>),
     Pool(Pool),
+    #[cfg(feature = "cluster")]
+    Cluster(deadpool_redis::cluster::Pool),
+    #[cfg(feature = "sentinel")]
+    Sentinel(deadpool_redis::sentinel::Pool),
 }
 
 impl Source {
@@ -27,7 +32,7 @@ impl Source {
         let info = connection_info(url)?;
         let client = Client::open(info)
             .map_err(|error| Error::config(format!("a node's URL is not usable: {error}")))?;
-        Ok(Self::Url(client))
+        Ok(Self::Url(Box::new(client)))
     }
 
     pub(super) const fn is_url(&self) -> bool {
@@ -40,7 +45,52 @@ impl Source {
         match self {
             Self::Url(_) => Semaphore::MAX_PERMITS,
             Self::Pool(_) => 32,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => 32,
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => 32,
         }
+    }
+
+    /// Whether keys are spread over servers by their slots.
+    pub(super) const fn is_cluster(&self) -> bool {
+        match self {
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether both are clones of one pool, as far as that is all that tells them apart.
+    pub(super) fn is_same_pool(&self, other: &Self) -> bool {
+        match (self, other) {
+            #[cfg(feature = "cluster")]
+            (Self::Cluster(one), Self::Cluster(other)) => {
+                std::ptr::eq(one.manager(), other.manager())
+            }
+            #[cfg(feature = "sentinel")]
+            (Self::Sentinel(one), Self::Sentinel(other)) => {
+                std::ptr::eq(one.manager(), other.manager())
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the source cannot tell where it connects to: these pools keep their addresses to themselves.
+    pub(super) const fn is_anonymous(&self) -> bool {
+        match self {
+            Self::Url(_) | Self::Pool(_) => false,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => true,
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => true,
+        }
+    }
+
+    /// How long connecting may go on, though each caller waits for no longer than the node timeout: where many
+    /// servers are asked the way, a silent one among them takes its second before the next is tried.
+    pub(super) fn patience(&self, node_timeout: Duration) -> Duration {
+        if self.is_anonymous() { node_timeout.max(ASKING_THE_WAY) } else { node_timeout }
     }
 
     /// The name of the node: `host:port` or the path of its socket.
@@ -48,6 +98,10 @@ impl Source {
         match self {
             Self::Url(client) => client.get_connection_info().addr().to_string(),
             Self::Pool(pool) => address_of(pool).unwrap_or_else(|| "pool".to_owned()),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => "cluster".to_owned(),
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => "sentinel".to_owned(),
         }
     }
 
@@ -68,29 +122,39 @@ impl Source {
     }
 
     /// Opens a connection of our own. Of a pool it is the manager that is asked for one: a connection out of
-    /// the pool may have been moved to another database by its last borrower, and a pool in full use has none.
-    pub(super) async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
+    /// the pool may have been moved to another database by its last borrower or lead to a master that was, and
+    /// a pool in full use has none.
+    pub(super) async fn connect(&self) -> Result<Wire, Failure> {
         match self {
             Self::Url(client) => {
                 let config = AsyncConnectionConfig::new()
                     .set_connection_timeout(None)
                     .set_response_timeout(None)
                     .set_pipeline_buffer_size(QUEUE_SIZE);
-                Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
+                let wire = client.get_multiplexed_async_connection_with_config(&config).await?;
+                Ok(Wire::Server(wire))
             }
-            Self::Pool(pool) => {
-                let mut wire = Manager::create(pool.manager()).await?;
-                wire.set_response_timeout(NEVER);
-                Ok(wire)
-            }
+            Self::Pool(pool) => Ok(patient(Manager::create(pool.manager()).await?)),
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(pool) => Ok(patient(Manager::create(pool.manager()).await?)),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(pool) => Ok(Wire::Cluster(Manager::create(pool.manager()).await?)),
         }
     }
+}
+
+/// Leaves it to the node timeout how long to wait: a pool's connection has the library's own 500 ms otherwise.
+fn patient(mut connection: MultiplexedConnection) -> Wire {
+    connection.set_response_timeout(NEVER);
+    Wire::Server(connection)
 }
 
 /// A URL as connection settings, with `TCP_NODELAY` on: a lock's commands are small and their latency is all.
 fn connection_info(url: &str) -> Result<ConnectionInfo> {
     let info = url.into_connection_info().map_err(|error| {
-        Error::config(format!("a node's URL is not usable: {}", error.category()))
+        let wants_tls = ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme));
+        let hint = if wants_tls { "; TLS needs a TLS feature of this crate" } else { "" };
+        Error::config(format!("a node's URL is not usable: {}{hint}", error.category()))
     })?;
     if !info.addr().is_supported() {
         return Err(Error::config(format!(
@@ -119,8 +183,10 @@ fn address_of(pool: &Pool) -> Option<String> {
     Some(path.to_owned())
 }
 
-/// Long enough for our own timeout to come first; a pool's connection has the library's 500 ms otherwise.
-const NEVER: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
+/// Long enough for our own timeout to come first.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+const ASKING_THE_WAY: Duration = Duration::from_secs(5);
 
 /// Commands that may wait for the connection's driver: more than there will ever be, since whoever finds the
 /// queue full loses its place in the order. It takes memory only as it fills.

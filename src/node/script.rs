@@ -16,8 +16,21 @@ pub(super) enum Spelling {
     Text,
 }
 
+/// How often a command may reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    AtMostOnce,
+    /// The connection sends it again by itself if the reply is lost.
+    AnyTimes,
+}
+
 /// The `EVALSHA` or `EVAL` that asks `command` about the trail's key and owner.
-pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling) -> Cmd {
+pub(super) fn encode(
+    command: Command,
+    trail: &Trail,
+    spelling: Spelling,
+    delivery: Delivery,
+) -> Cmd {
     let (script, text) = match command {
         Command::Acquire { .. } => (&ACQUIRE, ACQUIRE_TEXT),
         Command::Touch { .. } => (&TOUCH, TOUCH_TEXT),
@@ -49,8 +62,13 @@ pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling) -> Cmd
         Command::Release { held, tokens } => {
             let channel = if held.is_some() { trail.key.channel.as_str() } else { "" };
             cmd.arg(owner).arg(channel).arg(held.unwrap_or_default());
-            if let Some((lowest, highest)) = tokens {
+            let is_marked = held.is_some() && delivery == Delivery::AnyTimes;
+            let any = is_marked.then_some((0, u64::MAX));
+            if let Some((lowest, highest)) = tokens.or(any) {
                 cmd.arg(lowest).arg(highest);
+            }
+            if is_marked {
+                cmd.arg("again");
             }
         }
         Command::Inspect => {}

@@ -48,6 +48,11 @@ impl Server {
         }
     }
 
+    /// Starts a Sentinel with this configuration.
+    pub(crate) fn start_sentinel(config: &str) -> Self {
+        Self::start_with(&[SENTINEL, config])
+    }
+
     /// Starts `n` servers.
     pub(crate) fn group(n: usize) -> Vec<Self> {
         std::thread::scope(|scope| {
@@ -236,7 +241,18 @@ fn next_port() -> u16 {
 
 fn launch(port: u16, args: &[String], dir: &TempDir) -> Child {
     let log = File::create(dir.path().join("log")).expect("the log can be made");
-    Command::new("redis-server")
+    let mut command = Command::new("redis-server");
+    let args = match args {
+        // A Sentinel wants a file, which it also writes to.
+        [first, config] if first == SENTINEL => {
+            let file = dir.path().join("sentinel.conf");
+            std::fs::write(&file, config).expect("the configuration can be written");
+            command.arg(file).arg(SENTINEL);
+            &[]
+        }
+        args => args,
+    };
+    command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
         .args(["--loglevel", "warning"])
@@ -299,5 +315,7 @@ fn parse_calls(line: &str) -> Option<(String, u64)> {
     let (calls, _) = rest.split_once(',')?;
     Some((name.to_owned(), calls.parse().ok()?))
 }
+
+const SENTINEL: &str = "--sentinel";
 
 static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -1,9 +1,15 @@
 -- Deletes the lock if it is the owner's, and announces it if it was held.
 -- KEYS: lock, fence   ARGV: owner, channel ('': never held, so nobody waits for it), fencing token of the lock,
---                           and, where the owner may have another lock: lowest and highest fencing counter of this
+--                           and, where the owner may have another lock: lowest and highest fencing counter of this,
+--                           and 'again' where the command may come twice
 -- Returns {3}: deleted; {0, pttl, ''}: another owner's, or another lock of this owner; {-1}: gone.
 local owner = redis.call('GET', KEYS[1])
-if not owner then return {-1} end
+-- A blank behind the counter tells a second release of this token, whose first reply was lost, from a lost lock.
+local released = ARGV[3] .. ' '
+if not owner then
+  if ARGV[6] and redis.call('GET', KEYS[2]) == released then return {3} end
+  return {-1}
+end
 local is_this = owner == ARGV[1]
 if is_this and ARGV[4] then
   local token = tonumber(redis.call('GET', KEYS[2]) or 0)
@@ -11,6 +17,9 @@ if is_this and ARGV[4] then
 end
 if not is_this then return {0, redis.call('PTTL', KEYS[1]), ''} end
 redis.call('DEL', KEYS[1])
+if ARGV[6] and redis.call('GET', KEYS[2]) == ARGV[3] then
+  redis.call('SET', KEYS[2], released, 'KEEPTTL')
+end
 -- pcall: a user without the right to publish can still release.
 if ARGV[2] ~= '' then redis.pcall('PUBLISH', ARGV[2], ARGV[3]) end
 return {3}

@@ -1,0 +1,68 @@
+//! The wire: the connection itself, to one server or to a cluster of them.
+
+use deadpool_redis::redis::{Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+
+use super::line::Replies;
+
+#[cfg(feature = "cluster")]
+use deadpool_redis::{cluster::ClusterConnection, redis::aio::ConnectionLike};
+
+/// A connection that any number of callers may use at a time.
+#[derive(Clone)]
+pub(super) enum Wire {
+    Server(MultiplexedConnection),
+    #[cfg(feature = "cluster")]
+    Cluster(ClusterConnection),
+}
+
+impl Wire {
+    /// Sends one command; it takes its place in the order at the first poll.
+    pub(super) async fn send_one(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
+        match self {
+            Self::Server(server) => server.send_packed_command(cmd).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => cluster.req_packed_command(cmd).await,
+        }
+    }
+
+    /// Sends commands, in one write where they all go to one server.
+    pub(super) async fn send_all(&mut self, cmds: Vec<Cmd>) -> Replies {
+        match self {
+            Self::Server(server) => {
+                let (count, mut pipeline) = (cmds.len(), Pipeline::with_capacity(cmds.len()));
+                for cmd in cmds {
+                    pipeline.add_command(cmd);
+                }
+                let replies = server.send_packed_commands(&pipeline, 0, count).await?;
+                Ok(replies.into_iter().map(Value::extract_error).collect())
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => spread(cluster, &cmds).await,
+        }
+    }
+
+    pub(super) const fn is_to_cluster(&self) -> bool {
+        match self {
+            Self::Server(_) => false,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => true,
+        }
+    }
+}
+
+/// Sends commands whose keys lie on different servers: a cluster's pipeline must keep to one slot. Each fares
+/// for itself; the connection has failed if none of them got a reply.
+#[cfg(feature = "cluster")]
+async fn spread(cluster: &ClusterConnection, cmds: &[Cmd]) -> Replies {
+    let send = async |cmd| {
+        let mut cluster = cluster.clone();
+        cluster.req_packed_command(cmd).await.and_then(Value::extract_error)
+    };
+    let replies = futures_util::future::join_all(cmds.iter().map(send)).await;
+    let is_silence =
+        |reply: &&Result<_, RedisError>| reply.as_ref().is_err_and(|error| error.code().is_none());
+    match replies.iter().find(is_silence) {
+        Some(Err(error)) if replies.iter().all(|reply| is_silence(&reply)) => Err(error.clone()),
+        _ => Ok(replies),
+    }
+}
