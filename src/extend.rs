@@ -13,7 +13,6 @@ use crate::{
     retry::below,
     round::{Reply, Round},
     terms::see_through,
-    validity::check_ttl,
 };
 
 /// Extends, and tries again after transient failures, as long as the lock is valid.
@@ -42,7 +41,7 @@ pub(crate) async fn extend_once(
     claim: &Arc<Claim>,
     ttl: Duration,
 ) -> Result<()> {
-    check_ttl(ttl, keeper.settings.clock_drift)?;
+    keeper.settings.check_ttl(ttl)?;
     Keeper::check_runtime()?;
     keeper.check_open()?;
     keeper.start();

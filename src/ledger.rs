@@ -48,9 +48,8 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn new(nodes: Vec<Node>, settings: &Settings) -> Arc<Self> {
         Arc::new_cyclic(|ledger| {
-            let timeout = settings.node_timeout;
             let hear = hear_for(ledger.clone());
-            let link = |(index, node): (usize, &Node)| node.link(index, timeout, hear.clone());
+            let link = |(index, node): (usize, &Node)| node.link(index, settings, hear.clone());
             Self {
                 links: nodes.iter().enumerate().map(link).collect(),
                 nodes: nodes.into(),

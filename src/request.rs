@@ -20,7 +20,6 @@ use crate::{
     keeper::Keeper,
     retry::Retry,
     token::OwnerToken,
-    validity::check_ttl,
 };
 
 /// A lock about to be taken: made by [`LockManager::lock`](crate::LockManager::lock), ended by
@@ -259,7 +258,7 @@ impl LockRequest {
     fn wish(&self, joins: bool) -> Result<Wish> {
         let settings = &self.keeper.settings;
         let key = Arc::new(self.keeper.key(self.key.clone())?);
-        check_ttl(self.ttl, settings.clock_drift)?;
+        settings.check_ttl(self.ttl)?;
         let every = self.renewal.as_ref().and_then(|renewal| renewal.every);
         if let Some(every) = every.filter(|every| every.is_zero() || *every >= self.ttl) {
             let ttl = self.ttl;

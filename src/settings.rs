@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{retry::Retry, validity::ClockDrift};
+use crate::{
+    error::{Error, Result},
+    retry::Retry,
+    validity::{ClockDrift, check_ttl},
+};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -13,6 +17,37 @@ pub(crate) struct Settings {
     pub(crate) node_timeout: Duration,
     pub(crate) release_timeout: Duration,
     pub(crate) outage_retries: u32,
+    /// The longest TTL of any lock, for which a restarted node does not vote.
+    pub(crate) restart_quarantine: Option<Duration>,
+}
+
+impl Settings {
+    /// Refuses what cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.clock_drift.check()?;
+        if let Some(max_ttl) = self.restart_quarantine {
+            check_ttl(max_ttl, self.clock_drift)?;
+        }
+        self.check_ttl(self.ttl)?;
+        let timeouts = [("node", self.node_timeout), ("release", self.release_timeout)];
+        for (name, timeout) in timeouts {
+            if timeout.is_zero() {
+                return Err(Error::config(format!("the {name} timeout must be more than zero")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a TTL out of range, or longer than a restarted node would wait.
+    pub(crate) fn check_ttl(&self, ttl: Duration) -> Result<()> {
+        check_ttl(ttl, self.clock_drift)?;
+        match self.restart_quarantine {
+            Some(max_ttl) if ttl > max_ttl => Err(Error::config(format!(
+                "the TTL must not be longer than the restart quarantine of {max_ttl:?}, as {ttl:?} is"
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -25,6 +60,7 @@ impl Default for Settings {
             node_timeout: Duration::from_millis(500),
             release_timeout: Duration::from_secs(5),
             outage_retries: 3,
+            restart_quarantine: None,
         }
     }
 }

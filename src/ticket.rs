@@ -13,7 +13,6 @@ use crate::{
     keeper::Keeper,
     terms::Terms,
     token::{FencingToken, OwnerToken},
-    validity::check_ttl,
 };
 
 /// What another process needs to take a lock over: made by [`LockGuard::into_ticket`], redeemed by
@@ -82,7 +81,7 @@ impl LockTicket {
 pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<LockGuard> {
     let LockTicket { key, owner_token, fencing_token, ttl } = ticket;
     let key = Arc::new(keeper.key(key)?);
-    check_ttl(ttl, keeper.settings.clock_drift)?;
+    keeper.settings.check_ttl(ttl)?;
     Keeper::check_runtime()?;
     keeper.check_open()?;
     keeper.start();

@@ -31,6 +31,11 @@ impl Command {
     pub(crate) const fn claims(self) -> bool {
         matches!(self, Self::Acquire { .. } | Self::Touch { .. })
     }
+
+    /// Whether the command is a vote for a lock that the node does not have.
+    pub(crate) const fn grants(self) -> bool {
+        matches!(self, Self::Acquire { .. } | Self::Touch { mode: Touch::Heal, .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use super::{
     redis::Source,
     script::{Delivery, Spelling, decode, encode},
 };
-use crate::{error::NodeError, sync::lock};
+use crate::{error::NodeError, settings::Settings, sync::lock};
 
 /// The lane to one Redis node.
 pub(crate) struct Lane {
@@ -39,6 +39,8 @@ struct Shared {
     index: usize,
     source: Source,
     node_timeout: Duration,
+    /// How long after its restart the node does not vote.
+    quarantine: Option<Duration>,
     state: Mutex<State>,
     changed: Notify,
     /// The commands that may be under way.
@@ -55,16 +57,12 @@ enum State {
 }
 
 impl Lane {
-    pub(super) fn new(
-        name: Arc<str>,
-        index: usize,
-        source: Source,
-        node_timeout: Duration,
-    ) -> Self {
+    pub(super) fn new(name: Arc<str>, index: usize, source: Source, settings: &Settings) -> Self {
         let (since, cause) = (Instant::now(), Failure::NotConnected);
         let state = Mutex::new(State::Down { failures: 0, since, cause });
         let (changed, room) = (Notify::new(), Semaphore::new(source.room()));
-        let shared = Shared { name, index, source, node_timeout, state, changed, room };
+        let (node_timeout, quarantine) = (settings.node_timeout, settings.restart_quarantine);
+        let shared = Shared { name, index, source, node_timeout, quarantine, state, changed, room };
         Self { shared: Arc::new(shared) }
     }
 
@@ -96,7 +94,7 @@ impl Lane {
         let (lane, used) = (&self.shared, Used::default());
         Handle::try_current().map_err(|_| lane.error(Failure::NoRuntime))?;
         let start = Instant::now();
-        let parcel = |_| Parcel { cmd: redis::cmd("PING"), claim: None };
+        let parcel = |_| Parcel { cmd: redis::cmd("PING"), claim: None, grants: false };
         let pong = lane.bounded(&used, pin!(lane.send(1, parcel, &used))).await;
         let pong = pong.and_then(|mut replies| replies.pop().unwrap_or(Err(Failure::Shape)));
         pong.map(|_| start.elapsed()).map_err(|failure| lane.error(failure))
@@ -152,7 +150,7 @@ impl Shared {
 
     fn parcel<'a>(&self, (trail, command): (&'a Trail, Command), spelling: Spelling) -> Parcel<'a> {
         let cmd = encode(command, trail, spelling, self.delivery());
-        Parcel { cmd, claim: command.claims().then_some(trail) }
+        Parcel { cmd, claim: command.claims().then_some(trail), grants: command.grants() }
     }
 
     const fn delivery(&self) -> Delivery {
@@ -220,8 +218,11 @@ impl Shared {
         };
         let mut slots = Vec::with_capacity(parcels.len());
         let mut cmds = Vec::with_capacity(parcels.len());
-        for Parcel { cmd, claim } in parcels {
-            if claim.is_some_and(|trail| !trail.begin(self.index, &line)) {
+        let quarantine = line.quarantine();
+        for Parcel { cmd, claim, grants } in parcels {
+            if let Some(left) = quarantine.filter(|_| grants) {
+                slots.push(Slot::Quarantined(left));
+            } else if claim.is_some_and(|trail| !trail.begin(self.index, &line)) {
                 slots.push(Slot::Withheld);
             } else {
                 slots.push(Slot::Queued(claim));
@@ -229,7 +230,7 @@ impl Shared {
             }
         }
         if cmds.is_empty() {
-            return Err(Failure::Withdrawn);
+            return Err(slots.first().and_then(Slot::failure).unwrap_or(Failure::Withdrawn));
         }
         let early = match post(&line, cmds) {
             Poll::Ready(Err(error)) if error.is_unrecoverable_error() => None,
@@ -256,11 +257,22 @@ impl Shared {
         Handle::current().spawn(async move {
             let lane = opening.lane.clone();
             let patience = lane.source.patience(lane.node_timeout);
-            let opened = timeout(patience, lane.source.connect()).await;
-            let opened = opened.unwrap_or_else(|_| Err(Failure::TimedOut(patience)));
-            opening.opened = Some(opened.map(|wire| Line::new(wire, failures)));
+            let opened = timeout(patience, lane.open_line(failures)).await;
+            opening.opened = Some(opened.unwrap_or_else(|_| Err(Failure::TimedOut(patience))));
             drop(opening);
         });
+    }
+
+    async fn open_line(&self, failures: u32) -> Result<Line, Failure> {
+        let mut wire = self.source.connect().await?;
+        let quarantined_until = match self.quarantine {
+            Some(length) => {
+                let began = Instant::now();
+                length.checked_sub(wire.uptime().await?).map(|left| began + left)
+            }
+            None => None,
+        };
+        Ok(Line::new(wire, failures, quarantined_until))
     }
 
     /// Learns from the replies how the line is, and gives each parcel its own.
@@ -295,7 +307,9 @@ impl Shared {
         line: &Arc<Line>,
         replies: &mut impl Iterator<Item = Result<Value, RedisError>>,
     ) -> Result<Value, Failure> {
-        let Slot::Queued(claim) = slot else { return Err(Failure::Withdrawn) };
+        let Slot::Queued(claim) = slot else {
+            return Err(slot.failure().unwrap_or(Failure::Withdrawn));
+        };
         let reply = replies.next().ok_or(Failure::Shape)?;
         if let Some(trail) = claim {
             let how = match &reply {
@@ -425,6 +439,8 @@ enum Blame {
 struct Parcel<'a> {
     cmd: Cmd,
     claim: Option<&'a Trail>,
+    /// It is a vote that a node in quarantine must not give.
+    grants: bool,
 }
 
 /// Parcels on their way down a line.
@@ -441,13 +457,23 @@ enum Slot<'a> {
     Queued(Option<&'a Trail>),
     /// Its trail forbade it.
     Withheld,
+    /// The node must not vote for so long.
+    Quarantined(Duration),
 }
 
 impl<'a> Slot<'a> {
     const fn claim(&self) -> Option<&'a Trail> {
         match self {
             Self::Queued(claim) => *claim,
-            Self::Withheld => None,
+            Self::Withheld | Self::Quarantined(_) => None,
+        }
+    }
+
+    const fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Queued(_) => None,
+            Self::Withheld => Some(Failure::Withdrawn),
+            Self::Quarantined(left) => Some(Failure::Quarantined(*left)),
         }
     }
 }
@@ -483,6 +509,8 @@ pub(super) enum Failure {
     Shape,
     #[error("not connected yet")]
     NotConnected,
+    #[error("restarted too lately to vote, for another {0:?}")]
+    Quarantined(Duration),
     #[error("an earlier attempt of the same owner token is not undone yet")]
     OwedUndo,
     #[error("there is no tokio runtime here")]

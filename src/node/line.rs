@@ -8,13 +8,18 @@ use std::{
 };
 
 use deadpool_redis::redis::{self, Cmd, RedisError, Value};
-use tokio::{task::unconstrained, time::timeout};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, timeout},
+};
 
 use super::wire::Wire;
 
 /// One connection of a lane.
 pub(crate) struct Line {
     wire: Wire,
+    /// Until then the node, which has restarted, must not vote.
+    quarantined_until: Option<Instant>,
     /// The lines before it that came to nothing; forgotten once this one has proved useful.
     failures: AtomicU32,
     /// Commands in a row that got no answer in time.
@@ -24,9 +29,16 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(super) const fn new(wire: Wire, failures: u32) -> Self {
+    pub(super) const fn new(wire: Wire, failures: u32, quarantined_until: Option<Instant>) -> Self {
         let (failures, timeouts) = (AtomicU32::new(failures), AtomicU32::new(0));
-        Self { wire, failures, timeouts, retired: AtomicBool::new(false) }
+        let retired = AtomicBool::new(false);
+        Self { wire, quarantined_until, failures, timeouts, retired }
+    }
+
+    /// How long the node must not vote yet.
+    pub(super) fn quarantine(&self) -> Option<Duration> {
+        let left = self.quarantined_until?.checked_duration_since(Instant::now());
+        left.filter(|left| !left.is_zero())
     }
 
     /// Sends commands in one write. They take their place in the connection's order at the first poll.

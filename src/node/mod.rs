@@ -27,6 +27,7 @@ use self::{
 use crate::{
     error::{NodeError, Result},
     key::Key,
+    settings::Settings,
 };
 
 /// One Redis deployment that votes, or its in-process stand-in.
@@ -138,18 +139,16 @@ impl Node {
     }
 
     /// Opens a manager's way to the node; `hear` is told of the notices that it asks for.
-    pub(crate) fn link(&self, index: usize, node_timeout: Duration, hear: Hear) -> Link {
+    pub(crate) fn link(&self, index: usize, settings: &Settings, hear: Hear) -> Link {
         let way = match &self.kind {
             Kind::Memory(store) => Way::Memory(store.clone(), hear),
             Kind::Redis(source) => {
                 let name = || self.name.clone();
-                let lane = Lane::new(name(), index, source.clone(), node_timeout);
+                let lane = Lane::new(name(), index, source.clone(), settings);
                 let from_url = Some(source).filter(|source| source.is_url());
-                let ear = self
-                    .notices
-                    .as_ref()
-                    .or(from_url)
-                    .map(|source| Ear::new(name(), index, source.clone(), node_timeout, hear));
+                let ear = self.notices.as_ref().or(from_url).map(|source| {
+                    Ear::new(name(), index, source.clone(), settings.node_timeout, hear)
+                });
                 Way::Redis(lane, ear)
             }
         };

@@ -1,6 +1,10 @@
 //! The wire: the connection itself, to one server or to a cluster of them.
 
-use deadpool_redis::redis::{Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use std::time::Duration;
+
+use deadpool_redis::redis::{
+    Cmd, ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection, cmd, from_redis_value,
+};
 
 use super::line::Replies;
 
@@ -39,6 +43,16 @@ impl Wire {
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => spread(cluster, &cmds).await,
         }
+    }
+
+    /// How long the server has been up, by its own account, rounded down to whole seconds.
+    pub(super) async fn uptime(&mut self) -> Result<Duration, RedisError> {
+        let reply = self.send_one(cmd("INFO").arg("server")).await?.extract_error()?;
+        let info: String = from_redis_value(reply)?;
+        let uptime = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"));
+        let seconds = uptime.and_then(|seconds| seconds.trim().parse().ok());
+        let unknown = (ErrorKind::UnexpectedReturnType, "the server does not tell its uptime");
+        seconds.map(Duration::from_secs).ok_or_else(|| unknown.into())
     }
 
     pub(super) const fn is_to_cluster(&self) -> bool {
