@@ -239,6 +239,7 @@ async fn extend_is_refused_by_restarted_servers(site: Site) {
 async fn extend_holds_while_a_majority_does() {
     let site = Site::servers(3);
     let guard = site.manager().lock("k").ttl(secs(30)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
     site.all()[0].del("k");
     guard.extend(secs(300)).await.unwrap();
     assert!(guard.remaining() > secs(200));

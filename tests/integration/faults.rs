@@ -90,7 +90,6 @@ async fn assert_told_at_once(faulty: Faulty) {
     let manager = faulty.builder(&[]).build().unwrap();
     let error = within(manager.lock("k").try_acquire()).await.unwrap_err();
     faulty.assert_told(&error, 0);
-    manager.close().await;
     assert_eq!(faulty.contents(), before);
 }
 

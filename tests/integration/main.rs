@@ -20,22 +20,35 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acl;
 mod acquire;
 mod cancel;
 mod close;
 mod config;
+mod contract;
+mod counts;
 mod drops;
+mod examples;
 mod extend;
 mod faults;
 mod fencing;
 mod harness;
 mod loss;
+mod memory;
+mod nodes;
+mod oddities;
+mod once_broken;
 mod outage;
+mod quarantine;
+mod refuted;
 mod release;
 mod run;
+mod runtimes;
 mod shared_owner;
+mod status;
 mod tickets;
-mod waiting;
+mod tracing;
 mod verdicts;
+mod waiting;
 mod watchdog;
 mod wire;

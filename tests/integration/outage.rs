@@ -179,7 +179,7 @@ async fn acquire_waits_for_servers_that_come_back_in_time(site: Site) {
     let waiting = tokio::spawn(manager.lock("k").retry(retry).acquire());
     eventually("it fails some rounds", async || rounds.load(Ordering::SeqCst) > 4).await;
     site.all().iter().for_each(Server::restart);
-    within(waiting).await.unwrap().expect("the servers are back");
+    drop(within(waiting).await.unwrap().expect("the servers are back"));
 }
 
 async fn acquire_survives_broken_connections(site: Site) {
@@ -225,9 +225,9 @@ async fn only_rounds_in_a_row_are_an_outage(site: Site) {
     // Between two rounds that fail there is never more than one that finds the lock held.
     let retry = Retry::from_fn(move |n| {
         if n % 3 == 2 {
-            hold(&toggled)
+            hold(&toggled);
         } else {
-            spoil(&toggled)
+            spoil(&toggled);
         }
         millis(1)
     });

@@ -1,5 +1,6 @@
 //! What the tests stand on: real servers, sites of nodes, a faulty network and ways to drive futures.
 
+mod bare;
 mod chain;
 mod drive;
 mod events;
@@ -10,6 +11,7 @@ mod server;
 mod site;
 mod trace;
 
+pub(crate) use bare::outside_of_a_runtime;
 pub(crate) use chain::{chain, everything_said};
 pub(crate) use drive::{BOUND, eventually, millis, poll_times, secs, spin, within};
 pub(crate) use events::{Events, Seen};

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{sleep, spawn};
 use std::time::Duration;
@@ -21,12 +21,16 @@ struct Shared {
     upstream: u16,
     faults: Mutex<Faults>,
     sockets: Mutex<Vec<TcpStream>>,
+    /// Requests lost so far.
+    swallowed: AtomicUsize,
     ended: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Faults {
+    swallow_requests: bool,
     swallow_replies: bool,
+    hold_replies: bool,
     reply_delay: Duration,
 }
 
@@ -48,6 +52,21 @@ impl Proxy {
     /// Lets requests through and loses every reply from now on.
     pub(crate) fn swallow_replies(&self) {
         self.shared.faults().swallow_replies = true;
+    }
+
+    /// Loses every request from now on.
+    pub(crate) fn swallow_requests(&self) {
+        self.shared.faults().swallow_requests = true;
+    }
+
+    /// How often something was lost by [`swallow_requests`](Self::swallow_requests).
+    pub(crate) fn swallowed_requests(&self) -> usize {
+        self.shared.swallowed.load(Ordering::SeqCst)
+    }
+
+    /// Lets requests through and keeps every reply until [`heal`](Self::heal).
+    pub(crate) fn hold_replies(&self) {
+        self.shared.faults().hold_replies = true;
     }
 
     /// Lets each reply through this much later.
@@ -81,6 +100,21 @@ impl Shared {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn passes_request(&self) -> bool {
+        let lost = self.faults().swallow_requests;
+        self.swallowed.fetch_add(usize::from(lost), Ordering::SeqCst);
+        !lost
+    }
+
+    fn passes_reply(&self) -> bool {
+        let faults = *self.faults();
+        sleep(faults.reply_delay);
+        while self.faults().hold_replies && !self.ended.load(Ordering::SeqCst) {
+            sleep(Duration::from_millis(1));
+        }
+        !faults.swallow_replies
+    }
+
     fn sockets(&self) -> std::sync::MutexGuard<'_, Vec<TcpStream>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,15 +137,10 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     drop(server.set_nodelay(true));
     shared.sockets().extend([copy(&client), copy(&server)]);
     let (requests, onward) = (copy(&client), copy(&server));
-    spawn(move || pump(requests, onward, |_| true));
-    let shared = Arc::clone(shared);
-    spawn(move || {
-        pump(server, client, |_| {
-            let faults = *shared.faults();
-            sleep(faults.reply_delay);
-            !faults.swallow_replies
-        });
-    });
+    let there = Arc::clone(shared);
+    spawn(move || pump(requests, onward, |_| there.passes_request()));
+    let back = Arc::clone(shared);
+    spawn(move || pump(server, client, |_| back.passes_reply()));
 }
 
 /// Copies bytes until either side ends; a piece that `pass` refuses is lost.

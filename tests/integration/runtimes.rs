@@ -1,0 +1,390 @@
+//! One manager and many runtimes: one after the other, at once, or none at all.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Barrier, LazyLock, OnceLock};
+use std::thread::{scope, spawn};
+
+use redlatch::{Error, LockGuard, LockManager, LockTicket, Retry};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::support::{Events, Proxy, Site, eventually, millis, outside_of_a_runtime, secs, within};
+
+/// Tests each fact on one server, on three, on one node in memory and on three of those, outside of any runtime.
+macro_rules! everywhere {
+    ($($fact:ident),+ $(,)?) => {$(
+        mod $fact {
+            use crate::support::Site;
+
+            #[test]
+            fn on_one_server() {
+                super::$fact(Site::servers(1));
+            }
+
+            #[test]
+            fn on_three_servers() {
+                super::$fact(Site::servers(3));
+            }
+
+            #[test]
+            fn on_one_node_in_memory() {
+                super::$fact(Site::memory(1));
+            }
+
+            #[test]
+            fn on_three_nodes_in_memory() {
+                super::$fact(Site::memory(3));
+            }
+        }
+    )+};
+}
+
+everywhere!(
+    a_manager_works_on_runtime_after_runtime,
+    a_manager_works_on_runtimes_of_both_kinds,
+    a_manager_works_on_two_runtimes_at_once,
+    a_manager_outlives_the_runtime_it_was_first_used_on,
+    a_guard_is_used_on_a_runtime_after_its_own,
+    a_guard_dropped_on_a_later_runtime_is_released,
+    a_guard_dropped_between_runtimes_is_released_on_the_next,
+    a_renewed_lock_is_renewed_again_on_the_next_runtime,
+    a_closed_manager_stays_closed_on_the_next_runtime,
+    a_ticket_is_adopted_on_the_next_runtime,
+    acquiring_outside_of_a_runtime_is_refused,
+    extending_outside_of_a_runtime_is_refused,
+    releasing_outside_of_a_runtime_is_refused_and_done_in_the_background,
+    adopting_outside_of_a_runtime_is_refused,
+    inspecting_outside_of_a_runtime_is_refused,
+    pinging_outside_of_a_runtime_is_no_panic,
+    closing_outside_of_a_runtime_counts_what_is_left,
+    a_refusal_outside_of_a_runtime_spoils_nothing,
+    a_guard_tells_of_itself_outside_of_a_runtime,
+    futures_never_awaited_do_nothing,
+);
+
+static IN_MEMORY: LazyLock<LockManager> = LazyLock::new(LockManager::in_memory);
+static ON_A_SERVER: OnceLock<LockManager> = OnceLock::new();
+
+#[test]
+fn a_manager_in_a_static_works_on_runtime_after_runtime() {
+    for round in 0..5 {
+        runtime().block_on(assert_lives(&IN_MEMORY, &format!("static{round}")));
+    }
+}
+
+#[test]
+fn a_manager_of_a_server_in_a_static_works_on_runtime_after_runtime() {
+    let site = Site::servers(1);
+    for _ in 0..5 {
+        let manager = ON_A_SERVER.get_or_init(|| site.manager());
+        runtime().block_on(assert_whole_life(&site, manager));
+    }
+    assert!(site.lock_keys().is_empty());
+}
+
+fn a_manager_works_on_runtime_after_runtime(site: Site) {
+    let manager = site.manager();
+    for _ in 0..5 {
+        runtime().block_on(assert_whole_life(&site, &manager));
+    }
+    runtime().block_on(site.empties("k"));
+}
+
+fn a_manager_works_on_runtimes_of_both_kinds(site: Site) {
+    let manager = site.manager();
+    for n in 0..4 {
+        let runtime = if n % 2 == 0 { threaded() } else { runtime() };
+        runtime.block_on(assert_whole_life(&site, &manager));
+    }
+}
+
+fn a_manager_works_on_two_runtimes_at_once(site: Site) {
+    let (manager, inside) = (site.manager(), AtomicBool::new(false));
+    let (entries, start) = (AtomicU32::new(0), Barrier::new(2));
+    scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                start.wait();
+                runtime().block_on(enter_often(&manager, &inside, &entries));
+            });
+        }
+    });
+    assert_eq!(entries.load(Ordering::SeqCst), 2 * 20);
+}
+
+async fn enter_often(manager: &LockManager, inside: &AtomicBool, entries: &AtomicU32) {
+    for _ in 0..20 {
+        // The runtime that the connection lived on may end at any moment.
+        let retry = Retry::jittered(millis(0), millis(10));
+        let request = manager.lock("k").ttl(secs(600)).retry(retry);
+        let guard = within(request.acquire()).await.unwrap();
+        assert!(!inside.swap(true, Ordering::SeqCst), "two holders at once");
+        entries.fetch_add(1, Ordering::SeqCst);
+        assert!(inside.swap(false, Ordering::SeqCst), "two holders at once");
+        // The other runtime may take the answer with it, but not the release.
+        let released = within(guard.release()).await;
+        assert!(released.is_ok() || released.is_err_and(|error| error.is_not_held()));
+    }
+}
+
+fn a_manager_outlives_the_runtime_it_was_first_used_on(site: Site) {
+    let manager = site.manager();
+    let (first, second) = (threaded(), runtime());
+    let guard = first.block_on(locked(&manager));
+    second.block_on(async {
+        assert!(manager.lock("k").try_acquire().await.unwrap_err().is_contended());
+        first.shutdown_background();
+        within(guard.extend(secs(900))).await.unwrap();
+        within(guard.release()).await.unwrap();
+        assert_whole_life(&site, &manager).await;
+    });
+}
+
+fn a_guard_is_used_on_a_runtime_after_its_own(site: Site) {
+    let manager = site.manager();
+    let guard = runtime().block_on(locked(&manager));
+    runtime().block_on(async {
+        within(guard.extend(secs(900))).await.unwrap();
+        assert_eq!(guard.while_held(async { 42 }).await.unwrap(), 42);
+    });
+    runtime().block_on(async {
+        within(guard.release()).await.unwrap();
+        site.empties("k").await;
+    });
+}
+
+fn a_guard_dropped_on_a_later_runtime_is_released(site: Site) {
+    let manager = site.manager();
+    let guard = runtime().block_on(locked(&manager));
+    runtime().block_on(async {
+        drop(guard);
+        site.empties("k").await;
+    });
+}
+
+fn a_guard_dropped_between_runtimes_is_released_on_the_next(site: Site) {
+    let manager = site.manager();
+    drop(runtime().block_on(locked(&manager)));
+    runtime().block_on(async {
+        manager.lock("other").await.unwrap().release().await.unwrap();
+        site.empties("k").await;
+    });
+}
+
+fn a_renewed_lock_is_renewed_again_on_the_next_runtime(site: Site) {
+    let (manager, events) = (site.manager(), Events::default());
+    let request = manager.lock("k").ttl(secs(600)).on_renewal(events.listener());
+    let guard = runtime().block_on(async {
+        let guard = request.auto_renew_every(millis(5)).await.unwrap();
+        events.more_renewals(1).await;
+        guard
+    });
+    runtime().block_on(async {
+        manager.lock("other").await.unwrap().release().await.unwrap();
+        events.more_renewals(3).await;
+        assert!(guard.is_valid() && events.losses().is_empty());
+        within(guard.release()).await.unwrap();
+    });
+}
+
+fn a_closed_manager_stays_closed_on_the_next_runtime(site: Site) {
+    let manager = site.manager();
+    runtime().block_on(async {
+        drop(locked(&manager).await);
+        assert_eq!(manager.close().await, 0);
+    });
+    let error = runtime().block_on(manager.lock("k").acquire()).unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error:?}");
+}
+
+fn a_ticket_is_adopted_on_the_next_runtime(site: Site) {
+    let manager = site.manager();
+    let ticket = runtime().block_on(locked(&manager)).into_ticket();
+    runtime().block_on(async {
+        let guard = within(manager.adopt(ticket)).await.unwrap();
+        within(guard.release()).await.unwrap();
+    });
+}
+
+fn acquiring_outside_of_a_runtime_is_refused(site: Site) {
+    let manager = site.manager();
+    let request = || manager.lock("k").wait_timeout(secs(1));
+    assert_no_runtime(outside_of_a_runtime(request().acquire()).unwrap_err());
+    assert_no_runtime(outside_of_a_runtime(request().into_future()).unwrap_err());
+    assert_no_runtime(outside_of_a_runtime(request().try_acquire()).unwrap_err());
+    assert_no_runtime(outside_of_a_runtime(request().acquire_or_extend()).unwrap_err());
+    assert_no_runtime(outside_of_a_runtime(request().run(async |_| ())).unwrap_err());
+    assert!(site.lock_keys().is_empty());
+}
+
+fn extending_outside_of_a_runtime_is_refused(site: Site) {
+    let (manager, runtime) = (site.manager(), runtime());
+    let guard = runtime.block_on(locked(&manager));
+    assert_no_runtime(outside_of_a_runtime(guard.extend(secs(900))).unwrap_err());
+    assert_no_runtime(outside_of_a_runtime(guard.try_extend(secs(900))).unwrap_err());
+    assert!(guard.is_valid());
+    runtime.block_on(guard.release()).expect("it is still ours");
+}
+
+fn releasing_outside_of_a_runtime_is_refused_and_done_in_the_background(site: Site) {
+    let manager = site.manager();
+    let runtime = threaded();
+    let guard = runtime.block_on(locked(&manager));
+    assert_no_runtime(outside_of_a_runtime(guard.release()).unwrap_err());
+    runtime.block_on(site.empties("k"));
+}
+
+fn adopting_outside_of_a_runtime_is_refused(site: Site) {
+    let (manager, runtime) = (site.manager(), runtime());
+    let ticket: LockTicket = runtime.block_on(locked(&manager)).into_ticket();
+    assert_no_runtime(outside_of_a_runtime(manager.adopt(ticket.clone())).unwrap_err());
+    drop(runtime.block_on(manager.adopt(ticket)).expect("the ticket is still good"));
+}
+
+fn inspecting_outside_of_a_runtime_is_refused(site: Site) {
+    let manager = site.manager();
+    assert_no_runtime(outside_of_a_runtime(manager.inspect("k")).unwrap_err());
+    let _guard = runtime().block_on(locked(&manager));
+    assert_no_runtime(outside_of_a_runtime(manager.inspect("k")).unwrap_err());
+}
+
+fn pinging_outside_of_a_runtime_is_no_panic(site: Site) {
+    let manager = site.manager();
+    let health = outside_of_a_runtime(manager.ping());
+    assert!(site.is_memory() || health.iter().all(|node| node.round_trip().is_err()));
+    let health = runtime().block_on(manager.ping());
+    assert!(health.iter().all(|node| node.round_trip().is_ok()), "{health:?}");
+    let again = outside_of_a_runtime(manager.ping());
+    assert_eq!(again.len(), health.len());
+}
+
+fn closing_outside_of_a_runtime_counts_what_is_left(site: Site) {
+    let manager = site.manager();
+    assert_eq!(outside_of_a_runtime(site.manager().close()), 0);
+    let runtime = runtime();
+    let guard = runtime.block_on(locked(&manager));
+    assert_eq!(outside_of_a_runtime(manager.close()), 1);
+    assert!(!guard.is_valid());
+    runtime.block_on(guard.release()).expect("it may still be released");
+}
+
+fn a_refusal_outside_of_a_runtime_spoils_nothing(site: Site) {
+    let manager = site.manager();
+    for _ in 0..3 {
+        outside_of_a_runtime(manager.lock("k").acquire()).unwrap_err();
+        runtime().block_on(assert_whole_life(&site, &manager));
+    }
+    assert_eq!(runtime().block_on(manager.close()), 0);
+}
+
+fn a_guard_tells_of_itself_outside_of_a_runtime(site: Site) {
+    let (manager, runtime) = (site.manager(), runtime());
+    let guard = runtime.block_on(locked(&manager));
+    assert!(guard.is_valid() && guard.remaining() > secs(300));
+    assert_eq!((guard.key(), guard.ttl()), ("k", secs(600)));
+    assert!(format!("{guard:?}{:?}", guard.lost()).contains('k'));
+    spawn(move || drop(guard)).join().expect("a drop does not panic");
+}
+
+fn futures_never_awaited_do_nothing(site: Site) {
+    let manager = site.manager();
+    drop(manager.lock("k").acquire());
+    drop(manager.lock("k").run(async |_| ()));
+    drop((manager.inspect("k"), manager.ping(), manager.close()));
+    runtime().block_on(assert_whole_life(&site, &manager));
+}
+
+#[test]
+fn a_runtime_that_ends_while_connecting_leaves_the_manager_usable() {
+    let site = Site::servers(1);
+    let manager = site.manager();
+    for _ in 0..3 {
+        site.all()[0].pause();
+        runtime().block_on(async {
+            let acquire = manager.lock("k").ttl(secs(600)).try_acquire();
+            tokio::time::timeout(millis(20), acquire).await.unwrap_err();
+        });
+        site.all()[0].resume();
+        runtime().block_on(assert_whole_life(&site, &manager));
+    }
+}
+
+#[test]
+fn a_runtime_that_ends_during_an_acquire_leaves_the_manager_usable() {
+    let site = Site::servers(1);
+    let proxy = Proxy::start(&site.all()[0]);
+    let manager = LockManager::single(proxy.url()).node_timeout(secs(10)).build().unwrap();
+    for _ in 0..3 {
+        runtime().block_on(async {
+            manager.ping().await;
+            proxy.swallow_replies();
+            let acquire = manager.lock("k").ttl(millis(500)).try_acquire();
+            tokio::time::timeout(millis(20), acquire).await.unwrap_err();
+        });
+        proxy.heal();
+        runtime().block_on(assert_whole_life(&site, &manager));
+    }
+}
+
+#[test]
+fn a_waiter_outlives_the_runtime_of_the_one_before_it() {
+    let site = Site::servers(1);
+    let manager = Arc::new(site.manager());
+    let (first, second) = (runtime(), runtime());
+    let guard = second.block_on(locked(&manager));
+    let ahead = first.spawn(manager.lock("k").acquire());
+    first.block_on(async { tokio::time::sleep(millis(20)).await });
+    let behind = second.spawn(manager.lock("k").acquire());
+    first.shutdown_background();
+    second.block_on(async {
+        guard.release().await.unwrap();
+        drop(within(behind).await.unwrap().unwrap());
+    });
+    assert!(ahead.is_finished());
+}
+
+#[test]
+fn locks_on_many_runtimes_are_all_released_by_the_last() {
+    let site = Site::servers(1);
+    let manager = site.manager();
+    for n in 0..10 {
+        let request = manager.lock(format!("k{n}")).ttl(secs(600));
+        drop(runtime().block_on(request.acquire()).unwrap());
+    }
+    runtime().block_on(async {
+        manager.lock("last").await.unwrap().release().await.unwrap();
+        eventually("all are gone", async || site.lock_keys().is_empty()).await;
+        assert_eq!(manager.close().await, 0);
+    });
+}
+
+/// A runtime of one thread, this one.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime can be made")
+}
+
+/// A runtime that goes on while this thread does something else.
+fn threaded() -> Runtime {
+    let builder = &mut Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().expect("a runtime can be made")
+}
+
+async fn locked(manager: &LockManager) -> LockGuard {
+    within(manager.lock("k").ttl(secs(600)).acquire()).await.unwrap()
+}
+
+/// Takes, extends and releases a lock, until every server has heard of it: nothing goes on once a runtime has ended.
+async fn assert_whole_life(site: &Site, manager: &LockManager) {
+    assert_lives(manager, "k").await;
+    site.empties_of("k").await;
+}
+
+async fn assert_lives(manager: &LockManager, key: &str) {
+    let guard = within(manager.lock(key).ttl(secs(600)).acquire()).await.unwrap();
+    within(guard.extend(secs(900))).await.unwrap();
+    assert!(manager.lock(key).try_acquire().await.unwrap_err().is_contended());
+    within(guard.release()).await.unwrap();
+}
+
+fn assert_no_runtime(error: Error) {
+    assert!(error.is_config() && error.to_string().contains("runtime"), "{error:?}");
+}
