@@ -15,7 +15,6 @@
     clippy::large_futures,
     reason = "tests await on the thread they run on"
 )]
-#![allow(dead_code, reason = "while the suite grows")]
 
 #[path = "../support/mod.rs"]
 mod support;

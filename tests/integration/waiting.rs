@@ -142,7 +142,7 @@ async fn standing_in_the_queue_is_no_attempt(site: Site) {
     assert!(!queued.is_finished(), "it stands in the queue");
     guard.release().await.unwrap();
     within(head).await.unwrap().unwrap().release().await.unwrap();
-    within(queued).await.unwrap().unwrap();
+    let _guard = within(queued).await.unwrap().unwrap();
 }
 
 async fn many_waiters_are_all_served_once(site: Site) {
@@ -210,7 +210,7 @@ async fn a_foreign_release_is_found_out(site: Site) {
     let waiter = tokio::spawn(sleepy(&site.manager()).acquire());
     eventually("it listens", async || subscribers(&site) == site.all().len()).await;
     site.all().iter().for_each(|server| server.del("k"));
-    within(waiter).await.unwrap().unwrap();
+    let _guard = within(waiter).await.unwrap().unwrap();
 }
 
 async fn a_user_without_push_rights_is_served(site: Site) {
@@ -249,7 +249,7 @@ async fn a_pool_with_notices_hears_them(site: Site) {
     let waiter = tokio::spawn(sleepy(&manager()).acquire());
     eventually("it listens", async || subscribers(&site) == site.all().len()).await;
     guard.release().await.unwrap();
-    within(waiter).await.unwrap().unwrap();
+    let _guard = within(waiter).await.unwrap().unwrap();
 }
 
 fn pooled(server: &Server) -> Node {
@@ -282,7 +282,7 @@ async fn waiting_survives_a_restart_of_the_servers(site: Site) {
     let waiter = tokio::spawn(manager.lock("k").ttl(secs(600)).acquire());
     eventually("it listens", async || subscribers(&site) == site.all().len()).await;
     site.all().iter().for_each(Server::restart);
-    within(waiter).await.unwrap().unwrap();
+    let _guard = within(waiter).await.unwrap().unwrap();
 }
 
 #[tokio::test]
