@@ -16,6 +16,7 @@
     reason = "tests await on the thread they run on"
 )]
 
+#[allow(dead_code, reason = "shared with the tests on other kinds of Redis")]
 #[path = "../support/mod.rs"]
 mod support;
 
