@@ -26,7 +26,7 @@ use super::{
     redis::Source,
     script::{Spelling, decode, encode},
 };
-use crate::{error::NodeError, sync::lock};
+use crate::{error::NodeError, sync::lock, tasks};
 
 /// The lane to one Redis node.
 pub(crate) struct Lane {
@@ -242,7 +242,7 @@ impl Shared {
     /// opens another on its own.
     fn connect(self: &Arc<Self>, failures: u32) {
         let mut opening = Opening { lane: self.clone(), failures, opened: None };
-        Handle::current().spawn(async move {
+        tasks::spawn(&Handle::current(), async move {
             let lane = opening.lane.clone();
             let opened = timeout(lane.node_timeout, lane.source.connect()).await;
             let opened = opened.unwrap_or_else(|_| Err(Failure::TimedOut(lane.node_timeout)));

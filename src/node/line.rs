@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{self, Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use deadpool_redis::redis::{self, Cmd, Pipeline, RedisError, Value};
 use tokio::{task::unconstrained, time::timeout};
+
+use super::redis::Wire;
 
 /// One connection of a lane.
 pub(crate) struct Line {
-    wire: MultiplexedConnection,
+    wire: Wire,
     /// The lines before it that came to nothing; forgotten once this one has proved useful.
     failures: AtomicU32,
     /// Commands in a row that got no answer in time.
@@ -22,7 +24,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(super) const fn new(wire: MultiplexedConnection, failures: u32) -> Self {
+    pub(super) const fn new(wire: Wire, failures: u32) -> Self {
         let (failures, timeouts) = (AtomicU32::new(failures), AtomicU32::new(0));
         Self { wire, failures, timeouts, retired: AtomicBool::new(false) }
     }

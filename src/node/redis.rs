@@ -1,5 +1,8 @@
 //! Where the connections to a Redis node come from: a URL or a caller's pool.
 
+#[cfg(test)]
+use std::sync::Arc;
+
 use deadpool::managed::Manager;
 use deadpool_redis::{
     Pool,
@@ -13,13 +16,23 @@ use tokio::sync::Semaphore;
 
 use super::lane::Failure;
 use crate::error::{Error, Result};
+#[cfg(test)]
+use crate::simulation::Server;
 
 /// A Redis deployment, and how to connect to it.
 #[derive(Clone)]
 pub(super) enum Source {
     Url(Client),
     Pool(Pool),
+    #[cfg(test)]
+    Simulated(Arc<Server>),
 }
+
+/// A connection. Once all its clones are gone, nothing more is sent on it.
+#[cfg(not(test))]
+pub(super) type Wire = MultiplexedConnection;
+#[cfg(test)]
+pub(super) use crate::simulation::Wire;
 
 impl Source {
     /// Reads a URL. It may hold a password, so that no error repeats it.
@@ -30,8 +43,9 @@ impl Source {
         Ok(Self::Url(client))
     }
 
+    /// Whether connections beside the lane's can be opened.
     pub(super) const fn is_url(&self) -> bool {
-        matches!(self, Self::Url(_))
+        !matches!(self, Self::Pool(_))
     }
 
     /// How many commands may be under way, if the connection's queue is short: a pool's has room for 50, and
@@ -40,6 +54,8 @@ impl Source {
         match self {
             Self::Url(_) => Semaphore::MAX_PERMITS,
             Self::Pool(_) => 32,
+            #[cfg(test)]
+            Self::Simulated(_) => Semaphore::MAX_PERMITS,
         }
     }
 
@@ -48,6 +64,8 @@ impl Source {
         match self {
             Self::Url(client) => client.get_connection_info().addr().to_string(),
             Self::Pool(pool) => address_of(pool).unwrap_or_else(|| "pool".to_owned()),
+            #[cfg(test)]
+            Self::Simulated(server) => server.name.clone(),
         }
     }
 
@@ -56,6 +74,10 @@ impl Source {
         &self,
         hear: impl AsyncPushSender,
     ) -> Result<MultiplexedConnection, Failure> {
+        #[cfg(test)]
+        if let Self::Simulated(server) = self {
+            return Ok(server.connect_for_pushes(hear).await?);
+        }
         let Self::Url(client) = self else { return Err(Failure::NotConnected) };
         let info = client.get_connection_info();
         let resp3 = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -69,20 +91,26 @@ impl Source {
 
     /// Opens a connection of our own. Of a pool it is the manager that is asked for one: a connection out of
     /// the pool may have been moved to another database by its last borrower, and a pool in full use has none.
-    pub(super) async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
+    #[cfg_attr(
+        not(test),
+        expect(clippy::useless_conversion, reason = "tests have a `Wire` of their own")
+    )]
+    pub(super) async fn connect(&self) -> Result<Wire, Failure> {
         match self {
             Self::Url(client) => {
                 let config = AsyncConnectionConfig::new()
                     .set_connection_timeout(None)
                     .set_response_timeout(None)
                     .set_pipeline_buffer_size(QUEUE_SIZE);
-                Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
+                Ok(client.get_multiplexed_async_connection_with_config(&config).await?.into())
             }
             Self::Pool(pool) => {
                 let mut wire = Manager::create(pool.manager()).await?;
                 wire.set_response_timeout(NEVER);
-                Ok(wire)
+                Ok(wire.into())
             }
+            #[cfg(test)]
+            Self::Simulated(server) => Ok(server.connect(QUEUE_SIZE).await?),
         }
     }
 }

@@ -35,7 +35,7 @@ mod release;
 mod run;
 mod shared_owner;
 mod tickets;
-mod waiting;
 mod verdicts;
+mod waiting;
 mod watchdog;
 mod wire;
