@@ -313,7 +313,9 @@ impl Claim {
     fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
         let is_ours = was_held || self.undo != Undo::Nothing;
         let is_clear = vote.refused.is_some() && self.trail.is_answered(node);
-        is_ours && !is_clear && self.trail.may_hold(node)
+        // A lock that was taken over may also lie where this claim never got through.
+        let may_hold = self.trail.may_hold(node) || self.undo == Undo::Nothing;
+        is_ours && !is_clear && may_hold
     }
 
     /// The command that releases the lock or undoes the attempt at a node. A failed attempt announces nothing,

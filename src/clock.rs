@@ -33,6 +33,10 @@ const LONGEST_NAP: Duration = Duration::from_secs(1);
 
 /// How long this machine has been suspended since this process first asked.
 fn suspended() -> Duration {
+    #[cfg(test)]
+    if let Some(suspended) = crate::simulation::suspended() {
+        return suspended;
+    }
     static SINCE_BOOT: LazyLock<Duration> = LazyLock::new(|| system::suspended(Duration::MAX));
     static NOTED_MS: AtomicU64 = AtomicU64::new(0);
     let noted = Duration::from_millis(NOTED_MS.load(Ordering::Relaxed));
@@ -93,8 +97,16 @@ mod system {
 /// A fencing proposal: the wall clock in microseconds since 1970, strictly growing within this process.
 pub(crate) fn proposal() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let wall = wall_micros();
-    let last = LAST
+    #[cfg(test)]
+    if let Some(proposal) = crate::simulation::proposal() {
+        return proposal;
+    }
+    above(&LAST, wall_micros())
+}
+
+/// The wall clock's reading, or one above the `last` proposal if that is more.
+pub(crate) fn above(last: &AtomicU64, wall: u64) -> u64 {
+    let last = last
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(wall.max(last + 1)))
         .unwrap_or(wall);
     wall.max(last + 1)

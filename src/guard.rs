@@ -48,6 +48,11 @@ impl LockGuard {
         Self { armed }
     }
 
+    #[cfg(test)]
+    pub(crate) const fn claim(&self) -> &std::sync::Arc<crate::claim::Claim> {
+        self.armed.claim()
+    }
+
     /// Returns the key as the caller gave it, without the manager's prefix.
     #[must_use]
     pub fn key(&self) -> &str {

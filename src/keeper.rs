@@ -21,6 +21,7 @@ use crate::{
     renewal::{self, Schedule},
     settings::Settings,
     sync::lock,
+    tasks,
 };
 
 /// What all clones of a manager, its requests and its guards share.
@@ -134,7 +135,7 @@ impl Keeper {
         drop(inbox);
         let keeper = Arc::downgrade(self);
         let presence = Presence { inbox: receiver, keeper, runtime: runtime.id() };
-        runtime.spawn(run(presence, self.ledger.clone()));
+        tasks::spawn(runtime, run(presence, self.ledger.clone()));
     }
 
     /// Goes on elsewhere, if the manager was used on another runtime than the one that has ended.

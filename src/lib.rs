@@ -54,6 +54,7 @@ mod key;
 mod ledger;
 mod manager;
 mod node;
+mod random;
 mod release;
 mod renewal;
 mod request;
@@ -62,11 +63,16 @@ mod round;
 mod settings;
 mod status;
 mod sync;
+mod tasks;
 mod terms;
 mod ticket;
 mod token;
 mod validity;
 mod waiting;
+
+#[cfg(test)]
+#[path = "../tests/simulation/mod.rs"]
+mod simulation;
 
 pub use deadpool_redis;
 

@@ -36,6 +36,11 @@ pub struct LockManager {
 }
 
 impl LockManager {
+    #[cfg(test)]
+    pub(crate) const fn keeper(&self) -> &Arc<Keeper> {
+        &self.keeper
+    }
+
     /// Starts a manager over one node: a URL, a [`Node`], or a pool.
     #[doc(alias = "mutex")]
     pub fn single(node: impl IntoNode) -> LockManagerBuilder {

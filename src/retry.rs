@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use rand::Rng;
+use crate::random;
 
 /// How long [`acquire`](crate::LockRequest::acquire) pauses between attempts, and how often it tries again.
 ///
@@ -125,7 +125,7 @@ impl fmt::Debug for Retry {
 
 /// A random time in `[0, max)`.
 pub(crate) fn below(max: Duration) -> Duration {
-    max.mul_f64(rand::rng().random::<f64>())
+    max.mul_f64(random::unit())
 }
 
 fn grown(base: Duration, factor: f64, n: u32) -> Duration {

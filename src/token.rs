@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use uuid::Uuid;
-
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    random,
+};
 
 /// A per-key number that grows strictly from holder to holder.
 ///
@@ -77,7 +78,7 @@ impl OwnerToken {
     #[must_use]
     pub fn random() -> Self {
         let mut hex = [0; uuid::fmt::Simple::LENGTH];
-        Self((&*Uuid::new_v4().simple().encode_lower(&mut hex)).into())
+        Self((&*random::uuid().simple().encode_lower(&mut hex)).into())
     }
 
     /// Wraps a token of the caller's choice, 1 to 256 bytes.

@@ -113,11 +113,19 @@ impl Waiting {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.state).queues.is_empty()
+    }
+
     /// Sends everybody away: nothing is to be had here any more.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
-        for seat in state.queues.values().flat_map(|queue| &queue.seats) {
+        // In the order of the keys, so that what follows can be repeated.
+        let mut queues: Vec<_> = state.queues.iter().collect();
+        queues.sort_unstable_by_key(|(key, _)| *key);
+        for seat in queues.into_iter().flat_map(|(_, queue)| &queue.seats) {
             seat.bell.notify_one();
         }
     }

@@ -82,6 +82,9 @@ struct Sent {
     answered: Option<Weak<Line>>,
     /// A claiming command was carried out, so that a key may be there.
     may_hold: bool,
+    /// A claiming command was queued while another was unanswered. Then nobody knows which was carried out
+    /// last: one whose script was unknown goes again, behind the other.
+    overlapped: bool,
 }
 
 /// A key and an owner token on their way: where commands about them went, and whether more may follow.
@@ -118,9 +121,10 @@ impl Trail {
         sent.may_hold || !sent.unanswered.is_empty()
     }
 
-    /// Whether nothing sent to the node is unanswered.
+    /// Whether nothing sent to the node is unanswered, and the last answer tells how the key stands there.
     pub(crate) fn is_answered(&self, node: usize) -> bool {
-        lock(&self.sent[node]).unanswered.is_empty()
+        let sent = lock(&self.sent[node]);
+        sent.unanswered.is_empty() && !sent.overlapped
     }
 
     /// Whether the connection on which the node last answered has broken since: it may have lost its memory.
@@ -137,6 +141,7 @@ impl Trail {
         if self.is_withdrawn() {
             return false;
         }
+        sent.overlapped |= !sent.unanswered.is_empty();
         match sent.unanswered.iter_mut().find(|(known, _)| Arc::ptr_eq(known, line)) {
             Some((_, count)) => *count += 1,
             None => sent.unanswered.push((line.clone(), 1)),

@@ -26,7 +26,7 @@ use super::{
     redis::Source,
     script::{Delivery, Spelling, decode, encode},
 };
-use crate::{error::NodeError, settings::Settings, sync::lock};
+use crate::{error::NodeError, settings::Settings, sync::lock, tasks};
 
 /// The lane to one Redis node.
 pub(crate) struct Lane {
@@ -254,7 +254,7 @@ impl Shared {
     /// opens another on its own.
     fn connect(self: &Arc<Self>, failures: u32) {
         let mut opening = Opening { lane: self.clone(), failures, opened: None };
-        Handle::current().spawn(async move {
+        tasks::spawn(&Handle::current(), async move {
             let lane = opening.lane.clone();
             let patience = lane.source.patience(lane.node_timeout);
             let opened = timeout(patience, lane.open_line(failures)).await;

@@ -36,8 +36,23 @@ struct Listens {
     hear: Hear,
 }
 
+/// What a command is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    pub(crate) lock: &'a str,
+    pub(crate) fence: &'a str,
+    pub(crate) owner: &'a OwnerToken,
+}
+
+impl<'a> From<&'a Trail> for Names<'a> {
+    fn from(trail: &'a Trail) -> Self {
+        Self { lock: &trail.key.lock, fence: &trail.key.fence, owner: &trail.owner }
+    }
+}
+
+/// The locks and the fencing counters of one node.
 #[derive(Debug, Default)]
-struct Kept {
+pub(crate) struct Kept {
     locks: BTreeMap<String, (OwnerToken, Instant)>,
     fences: BTreeMap<String, (u64, Instant)>,
     /// The number of fences at which those that have expired are dropped next.
@@ -86,7 +101,7 @@ impl Store {
         if command.claims() && !trail.carry_out(node) {
             return Err(NodeError::new(&self.name, Failure::Withdrawn));
         }
-        let answer = kept.answer(trail, command);
+        let answer = kept.answer(Names::from(trail), command, Instant::now());
         drop(kept);
         if let (Command::Release { held: Some(token), .. }, Answer::Deleted) = (command, &answer) {
             self.announce(&trail.key.channel, token);
@@ -114,13 +129,13 @@ impl Drop for Listener {
 }
 
 impl Kept {
-    fn answer(&mut self, trail: &Trail, command: Command) -> Answer {
-        let (now, lock, fence, owner) =
-            (Instant::now(), &*trail.key.lock, &*trail.key.fence, &trail.owner);
+    /// Carries a command out, at the time that it is `now` on the node's clock.
+    pub(crate) fn answer(&mut self, names: Names<'_>, command: Command, now: Instant) -> Answer {
+        let Names { lock, fence, owner } = names;
         self.expire(lock, fence, now);
         match command {
-            Command::Acquire { ttl, proposal } => self.acquire(trail, ttl, proposal, now),
-            Command::Touch { ttl, token, mode } => self.touch(trail, ttl, token, mode, now),
+            Command::Acquire { ttl, proposal } => self.acquire(names, ttl, proposal, now),
+            Command::Touch { ttl, token, mode } => self.touch(names, ttl, token, mode, now),
             Command::Release { tokens, .. } => {
                 let (lowest, highest) = tokens.unwrap_or((0, u64::MAX));
                 let is_this = (lowest..=highest).contains(&self.token(fence));
@@ -141,48 +156,61 @@ impl Kept {
         }
     }
 
-    fn acquire(&mut self, trail: &Trail, ttl: Duration, proposal: u64, now: Instant) -> Answer {
-        let token = self.token(&trail.key.fence);
-        match self.locks.get(&trail.key.lock) {
+    /// Whether there is a lock at that time.
+    #[cfg(test)]
+    pub(crate) fn is_held(&self, lock: &str, now: Instant) -> bool {
+        self.locks.get(lock).is_some_and(|(_, end)| *end > now)
+    }
+
+    /// The locks at that time, and their owners.
+    #[cfg(test)]
+    pub(crate) fn locks(&self, now: Instant) -> Vec<(String, OwnerToken)> {
+        let alive = self.locks.iter().filter(|(_, (_, end))| *end > now);
+        alive.map(|(lock, (owner, _))| (lock.clone(), owner.clone())).collect()
+    }
+
+    fn acquire(&mut self, names: Names<'_>, ttl: Duration, proposal: u64, now: Instant) -> Answer {
+        let token = self.token(names.fence);
+        match self.locks.get(names.lock) {
             None => {
                 let token = proposal.max(token + 1);
-                self.take(trail, ttl, token, now);
+                self.take(names, ttl, token, now);
                 Answer::Granted { token }
             }
-            Some((owner, end)) if *owner == trail.owner => {
+            Some((owner, end)) if *owner == *names.owner => {
                 Answer::Ours { token, expires_in: *end - now }
             }
-            Some(_) => self.refusal(&trail.key.lock, now),
+            Some(_) => self.refusal(names.lock, now),
         }
     }
 
     fn touch(
         &mut self,
-        trail: &Trail,
+        names: Names<'_>,
         ttl: Option<Duration>,
         held: u64,
         mode: Touch,
         now: Instant,
     ) -> Answer {
-        let token = self.token(&trail.key.fence);
+        let token = self.token(names.fence);
         let ttl = ttl.unwrap_or_default();
-        let end = match self.locks.get(&trail.key.lock) {
-            Some((owner, end)) if *owner == trail.owner => *end,
+        let end = match self.locks.get(names.lock) {
+            Some((owner, end)) if *owner == *names.owner => *end,
             None if mode == Touch::Heal => now,
-            _ => return self.refusal(&trail.key.lock, now),
+            _ => return self.refusal(names.lock, now),
         };
         if mode == Touch::Adopt && token != held {
             return Answer::Ours { token, expires_in: end - now };
         }
         let token = token.max(held);
-        self.take(trail, ttl.max(end - now), token, now);
+        self.take(names, ttl.max(end - now), token, now);
         Answer::Ours { token, expires_in: ttl }
     }
 
-    fn take(&mut self, trail: &Trail, ttl: Duration, token: u64, now: Instant) {
+    fn take(&mut self, names: Names<'_>, ttl: Duration, token: u64, now: Instant) {
         let end = now + Duration::from_millis(millis(ttl));
-        self.locks.insert(trail.key.lock.clone(), (trail.owner.clone(), end));
-        self.fences.insert(trail.key.fence.clone(), (token, now + FENCE_TTL));
+        self.locks.insert(names.lock.to_owned(), (names.owner.clone(), end));
+        self.fences.insert(names.fence.to_owned(), (token, now + FENCE_TTL));
         if self.fences.len() >= self.next_sweep {
             self.fences.retain(|_, (_, end)| *end > now);
             self.locks.retain(|_, (_, end)| *end > now);

@@ -24,6 +24,11 @@ use self::{
     notices::Ear,
     redis::Source,
 };
+#[cfg(test)]
+pub(crate) use self::{
+    memory::{Kept, Names},
+    script::scripts,
+};
 use crate::{
     error::{NodeError, Result},
     key::Key,
@@ -104,6 +109,11 @@ impl Node {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    #[cfg(test)]
+    pub(crate) fn simulated(server: Arc<crate::simulation::Server>) -> Self {
+        Self::from_source(Source::Simulated(server))
     }
 
     fn from_source(source: Source) -> Self {

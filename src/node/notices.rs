@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{lane::Failure, redis::Source};
-use crate::{key::Key, sync::lock};
+use crate::{key::Key, sync::lock, tasks};
 
 /// What a node lets those who listen know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,8 @@ impl Ear {
         drop(state);
         // Unlocked first: a runtime that is ending drops the task, and so its presence, at once.
         if let Some(runtime) = runtime {
-            runtime.spawn(attend(Attendance { shared: shared.clone(), is_over: false }));
+            let attendance = Attendance { shared: shared.clone(), is_over: false };
+            tasks::spawn(&runtime, attend(attendance));
         }
         shared.changed.notify_one();
         Listening { shared: shared.clone(), key: key.clone() }

@@ -1,5 +1,7 @@
 //! Where the connections to a Redis node come from: a URL or a caller's pool.
 
+#[cfg(test)]
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::Manager;
@@ -14,6 +16,8 @@ use tokio::sync::Semaphore;
 
 use super::{lane::Failure, wire::Wire};
 use crate::error::{Error, Result};
+#[cfg(test)]
+use crate::simulation::Server;
 
 /// A Redis deployment, and how to connect to it.
 #[derive(Clone)]
@@ -24,6 +28,8 @@ pub(super) enum Source {
     Cluster(deadpool_redis::cluster::Pool),
     #[cfg(feature = "sentinel")]
     Sentinel(deadpool_redis::sentinel::Pool),
+    #[cfg(test)]
+    Simulated(Arc<Server>),
 }
 
 impl Source {
@@ -35,8 +41,14 @@ impl Source {
         Ok(Self::Url(Box::new(client)))
     }
 
+    /// Whether connections beside the lane's can be opened.
     pub(super) const fn is_url(&self) -> bool {
-        matches!(self, Self::Url(_))
+        match self {
+            Self::Url(_) => true,
+            #[cfg(test)]
+            Self::Simulated(_) => true,
+            _ => false,
+        }
     }
 
     /// How many commands may be under way, if the connection's queue is short: a pool's has room for 50, and
@@ -49,6 +61,8 @@ impl Source {
             Self::Cluster(_) => 32,
             #[cfg(feature = "sentinel")]
             Self::Sentinel(_) => 32,
+            #[cfg(test)]
+            Self::Simulated(_) => Semaphore::MAX_PERMITS,
         }
     }
 
@@ -80,6 +94,8 @@ impl Source {
     pub(super) const fn is_anonymous(&self) -> bool {
         match self {
             Self::Url(_) | Self::Pool(_) => false,
+            #[cfg(test)]
+            Self::Simulated(_) => false,
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => true,
             #[cfg(feature = "sentinel")]
@@ -102,6 +118,8 @@ impl Source {
             Self::Cluster(_) => "cluster".to_owned(),
             #[cfg(feature = "sentinel")]
             Self::Sentinel(_) => "sentinel".to_owned(),
+            #[cfg(test)]
+            Self::Simulated(server) => server.name.clone(),
         }
     }
 
@@ -110,6 +128,10 @@ impl Source {
         &self,
         hear: impl AsyncPushSender,
     ) -> Result<MultiplexedConnection, Failure> {
+        #[cfg(test)]
+        if let Self::Simulated(server) = self {
+            return Ok(server.connect_for_pushes(hear).await?);
+        }
         let Self::Url(client) = self else { return Err(Failure::NotConnected) };
         let info = client.get_connection_info();
         let resp3 = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -139,6 +161,8 @@ impl Source {
             Self::Sentinel(pool) => Ok(patient(Manager::create(pool.manager()).await?)),
             #[cfg(feature = "cluster")]
             Self::Cluster(pool) => Ok(Wire::Cluster(Manager::create(pool.manager()).await?)),
+            #[cfg(test)]
+            Self::Simulated(server) => Ok(Wire::Simulated(server.connect(QUEUE_SIZE).await?)),
         }
     }
 }

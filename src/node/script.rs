@@ -142,6 +142,17 @@ const NO_SUCH_KEY: i64 = -2;
 pub(super) const FENCE_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const FENCE_TTL_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
+/// The text and the hash of the scripts: acquire, touch, release and inspect.
+#[cfg(test)]
+pub(crate) fn scripts() -> [(&'static str, &'static str); 4] {
+    [
+        (ACQUIRE_TEXT, ACQUIRE.get_hash()),
+        (TOUCH_TEXT, TOUCH.get_hash()),
+        (RELEASE_TEXT, RELEASE.get_hash()),
+        (INSPECT_TEXT, INSPECT.get_hash()),
+    ]
+}
+
 const ACQUIRE_TEXT: &str = include_str!("scripts/acquire.lua");
 const TOUCH_TEXT: &str = include_str!("scripts/touch.lua");
 const RELEASE_TEXT: &str = include_str!("scripts/release.lua");

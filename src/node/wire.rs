@@ -17,6 +17,8 @@ pub(super) enum Wire {
     Server(MultiplexedConnection),
     #[cfg(feature = "cluster")]
     Cluster(ClusterConnection),
+    #[cfg(test)]
+    Simulated(crate::simulation::Wire),
 }
 
 impl Wire {
@@ -24,6 +26,8 @@ impl Wire {
     pub(super) async fn send_one(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
         match self {
             Self::Server(server) => server.send_packed_command(cmd).await,
+            #[cfg(test)]
+            Self::Simulated(server) => server.send_packed_command(cmd).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => cluster.req_packed_command(cmd).await,
         }
@@ -32,14 +36,9 @@ impl Wire {
     /// Sends commands, in one write where they all go to one server.
     pub(super) async fn send_all(&mut self, cmds: Vec<Cmd>) -> Replies {
         match self {
-            Self::Server(server) => {
-                let (count, mut pipeline) = (cmds.len(), Pipeline::with_capacity(cmds.len()));
-                for cmd in cmds {
-                    pipeline.add_command(cmd);
-                }
-                let replies = server.send_packed_commands(&pipeline, 0, count).await?;
-                Ok(replies.into_iter().map(Value::extract_error).collect())
-            }
+            Self::Server(server) => pipe(server, cmds).await,
+            #[cfg(test)]
+            Self::Simulated(server) => pipe(server, cmds).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => spread(cluster, &cmds).await,
         }
@@ -58,10 +57,21 @@ impl Wire {
     pub(super) const fn is_to_cluster(&self) -> bool {
         match self {
             Self::Server(_) => false,
+            #[cfg(test)]
+            Self::Simulated(_) => false,
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => true,
         }
     }
+}
+
+async fn pipe(server: &mut MultiplexedConnection, cmds: Vec<Cmd>) -> Replies {
+    let (count, mut pipeline) = (cmds.len(), Pipeline::with_capacity(cmds.len()));
+    for cmd in cmds {
+        pipeline.add_command(cmd);
+    }
+    let replies = server.send_packed_commands(&pipeline, 0, count).await?;
+    Ok(replies.into_iter().map(Value::extract_error).collect())
 }
 
 /// Sends commands whose keys lie on different servers: a cluster's pipeline must keep to one slot. Each fares

@@ -157,8 +157,9 @@ async fn a_lock_retaken_by_the_same_owner_is_not_the_tickets(site: Site) {
 }
 
 async fn adopting_extends_the_key(site: Site) {
-    let ticket = site.manager().lock("k").ttl(secs(600)).await.unwrap().into_ticket();
+    let given = site.manager().lock("k").ttl(secs(600)).await.unwrap();
     eventually("all have it", async || site.lock_keys().len() == site.all().len()).await;
+    let ticket = given.into_ticket();
     for server in site.all() {
         server.command(&["PEXPIRE", "k", "30000"]);
     }

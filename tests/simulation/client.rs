@@ -1,0 +1,299 @@
+//! The clients: workers that take locks in every way the crate offers, and end them in every way.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::{sleep, timeout};
+
+use super::{process::Process, server::Server, world::Setting};
+use crate::{
+    LockGuard, LockManager, LockRequest, Lost, Node, OwnerToken, Result, Retry, clock, sync::lock,
+};
+
+/// A process and its manager.
+pub(super) struct Client {
+    pub(super) process: Arc<Process>,
+    manager: Mutex<LockManager>,
+    servers: Vec<Arc<Server>>,
+}
+
+impl Client {
+    pub(super) fn new(process: Arc<Process>, servers: Vec<Arc<Server>>) -> Arc<Self> {
+        let manager = Mutex::new(build(&servers));
+        Arc::new(Self { process, manager, servers })
+    }
+
+    pub(super) fn manager(&self) -> LockManager {
+        lock(&self.manager).clone()
+    }
+
+    /// Drops the manager, while its guards and calls may go on, and builds another.
+    pub(super) fn replace_manager(&self) -> LockManager {
+        std::mem::replace(&mut lock(&self.manager), build(&self.servers))
+    }
+}
+
+fn build(servers: &[Arc<Server>]) -> LockManager {
+    let nodes = servers.iter().map(|server| Node::simulated(server.clone()));
+    LockManager::quorum(nodes).build().expect("the settings are right")
+}
+
+/// One task of a client that takes locks one after the other.
+pub(super) struct Worker {
+    pub(super) setting: Arc<Setting>,
+    pub(super) clients: Vec<Arc<Client>>,
+    /// Which of the clients it belongs to.
+    pub(super) client: usize,
+    pub(super) number: usize,
+}
+
+/// How a worker asks for a lock.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Acquire,
+    AcquireWithin,
+    AcquireRetrying,
+    TryAcquire,
+    AcquireOrExtend,
+    Run,
+}
+
+impl Worker {
+    pub(super) async fn work(self) {
+        let dice = &self.setting.dice;
+        for _ in 0..self.setting.plan.rounds {
+            sleep(dice.millis(0..300)).await;
+            if self.setting.is_over() {
+                return;
+            }
+            Box::pin(self.turn()).await;
+        }
+    }
+
+    fn me(&self) -> &Arc<Client> {
+        &self.clients[self.client]
+    }
+
+    fn note(&self, what: impl std::fmt::Display) {
+        let name = format!("{}.{}", self.me().process.name, self.number);
+        self.setting.trace.note(name, what);
+    }
+
+    /// Takes a lock once.
+    async fn turn(&self) {
+        let (setting, dice) = (&self.setting, &self.setting.dice);
+        let key = dice.pick(&setting.plan.keys).clone();
+        let ways =
+            [Way::Acquire, Way::Acquire, Way::Acquire, Way::AcquireWithin, Way::AcquireRetrying];
+        let way = match dice.from(0..10) {
+            0 => Way::TryAcquire,
+            1 => Way::AcquireOrExtend,
+            2 => Way::Run,
+            _ => *dice.pick(&ways),
+        };
+        let ttl = setting.plan.ttl(dice);
+        let mut request = self.me().manager().lock(key.clone()).ttl(ttl);
+        if dice.chance(30) {
+            request = request.auto_renew();
+        }
+        let wishes = matches!(way, Way::AcquireOrExtend) || dice.chance(10);
+        let is_chosen = wishes && setting.plan.owners;
+        if is_chosen {
+            request = request.owner(self.owner());
+        }
+        self.note(format!(
+            "{way:?} {key} ttl {ttl:?}{}",
+            if is_chosen { ", own token" } else { "" }
+        ));
+        let began = clock::now();
+        let cancelled = if dice.chance(25) { dice.millis(0..120) } else { FOREVER };
+        if matches!(way, Way::Run) {
+            let work = async |guard: &LockGuard| {
+                setting.oracle.acquired(&self.me().process, guard, began, is_chosen);
+                sleep(dice.millis(0..200)).await;
+                setting.oracle.ends(guard);
+            };
+            let outcome = self.within(&key, cancelled, request.run(work)).await;
+            return self.tell(outcome.map(|outcome| outcome.map(drop)));
+        }
+        let asked: Pin<Box<dyn Future<Output = Result<LockGuard>> + Send>> =
+            ask(way, request, dice);
+        let outcome = self.within(&key, cancelled, asked).await;
+        match outcome {
+            Some(Ok(guard)) => {
+                setting.oracle.acquired(&self.me().process, &guard, began, is_chosen);
+                self.hold(guard).await;
+            }
+            outcome => self.tell(outcome.map(|outcome| outcome.map(drop))),
+        }
+    }
+
+    fn tell(&self, outcome: Option<Result<()>>) {
+        match outcome {
+            Some(Ok(())) => self.note("done"),
+            Some(Err(error)) => {
+                if !self.setting.plan.kind.breaks() {
+                    let is_odd = error.is_unavailable() || error.is_config();
+                    self.setting.oracle.check(!is_odd, || format!("without any fault: {error}"));
+                }
+                self.note(format!("got nothing: {error}"));
+            }
+            None => self.note("cancelled"),
+        }
+    }
+
+    /// Waits for a lock, unless cancelled or all is over.
+    async fn within<T>(
+        &self,
+        key: &str,
+        cancelled: Duration,
+        asked: impl Future<Output = T>,
+    ) -> Option<T> {
+        let _waiter = self.setting.waits(key, &self.me().process);
+        tokio::select! {
+            biased;
+            outcome = asked => Some(outcome),
+            () = sleep(cancelled) => None,
+            () = self.setting.gives_up() => None,
+        }
+    }
+
+    /// The owner token that this worker chooses when it chooses.
+    fn owner(&self) -> OwnerToken {
+        let name = format!("chosen-{}.{}", self.me().process.name, self.number);
+        OwnerToken::new(name).expect("it is short")
+    }
+
+    /// Holds a lock for a while, and ends it.
+    async fn hold(&self, guard: LockGuard) {
+        let dice = &self.setting.dice;
+        {
+            let mut lost = pin!(guard.lost());
+            let mut is_lost = false;
+            for _ in 0..dice.from(0..4) {
+                is_lost = is_lost || self.act(&guard, lost.as_mut()).await;
+            }
+        }
+        let deadline = guard.claim().valid_until();
+        let owner = guard.owner_token().clone();
+        match dice.from(0..20) {
+            0 if dice.chance(40) => {
+                self.note(format!("forgets {owner}"));
+                self.setting.oracle.exempt(&owner);
+                guard.forget();
+            }
+            1 | 2 => self.hand_over(guard),
+            3..=9 => {
+                self.note(format!("drops {owner}"));
+                self.setting.oracle.ends(&guard);
+                drop(guard);
+            }
+            _ => {
+                self.setting.oracle.ends(&guard);
+                let patience = if dice.chance(20) { dice.millis(0..60) } else { FOREVER };
+                self.note(format!("releases {owner}"));
+                let result = timeout(patience, guard.release()).await;
+                self.note(format!("released {owner}: {result:?}"));
+                // A release whose reply was lost cannot tell whether it deleted the key.
+                if let (Ok(Err(error)), false) = (result, self.setting.plan.kind.breaks()) {
+                    self.setting.oracle.refused(&owner, deadline, error.is_not_held());
+                }
+            }
+        }
+    }
+
+    /// Does something with a guard. Returns whether the lock was lost.
+    async fn act(&self, guard: &LockGuard, mut lost: Pin<&mut Lost<'_>>) -> bool {
+        let (dice, setting) = (&self.setting.dice, &self.setting);
+        let short = dice.millis(0..400);
+        let ttl = setting.plan.ttl(dice);
+        let patience = if dice.chance(20) { dice.millis(0..40) } else { FOREVER };
+        let choice = dice.from(0..10);
+        let action = async {
+            match choice {
+                0..=3 => sleep(short).await,
+                4 if setting.can_wait_for_loss() => sleep(FOREVER).await,
+                _ => {
+                    let deadline = guard.claim().valid_until();
+                    let once = choice % 2 == 0;
+                    let extend = async {
+                        if once { guard.try_extend(ttl).await } else { guard.extend(ttl).await }
+                    };
+                    let result = timeout(patience, extend).await;
+                    self.note(format!("extends {} by {ttl:?}: {result:?}", guard.owner_token()));
+                    if let Ok(Err(error)) = result {
+                        let owner = guard.owner_token();
+                        setting.oracle.refused(owner, deadline, error.is_not_held());
+                    }
+                    setting.oracle.exclusion();
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = &mut lost => {
+                setting.oracle.lost(&self.me().process, guard, reason);
+                true
+            }
+            () = action => false,
+            () = setting.gives_up() => false,
+        }
+    }
+
+    /// Gives the lock to another process.
+    fn hand_over(&self, guard: LockGuard) {
+        let (setting, dice) = (&self.setting, &self.setting.dice);
+        let owner = guard.owner_token().clone();
+        let trail = &guard.claim().trail;
+        let is_settled = (0..setting.plan.nodes).all(|node| trail.is_answered(node));
+        let ticket = guard.into_ticket();
+        setting.oracle.exempt(&owner);
+        let other = dice.pick(&self.clients).clone();
+        let process = other.process.clone();
+        self.note(format!("hands {owner} to {}", process.name));
+        let began = clock::now();
+        let patience = if dice.chance(20) { dice.millis(0..60) } else { FOREVER };
+        let (setting, receiver) = (setting.clone(), other.process.clone());
+        // It belongs to the other process, whatever becomes of this one.
+        let adoption = async move {
+            let adopted = timeout(patience, other.manager().adopt(ticket)).await;
+            let (trace, name) = (&setting.trace, &receiver.name);
+            let Ok(Ok(guard)) = adopted else {
+                return trace.note(name, format!("{owner} not adopted: {adopted:?}"));
+            };
+            setting.oracle.acquired(&receiver, &guard, began, true);
+            if is_settled {
+                setting.oracle.adopted(&owner, &receiver);
+            }
+            sleep(setting.dice.millis(0..100)).await;
+            setting.oracle.ends(&guard);
+            let result = guard.release().await;
+            trace.note(name, format!("released adopted {owner}: {result:?}"));
+        };
+        self.setting.adopts(process.run(adoption));
+    }
+}
+
+fn ask(
+    way: Way,
+    request: LockRequest,
+    dice: &super::dice::Dice,
+) -> Pin<Box<dyn Future<Output = Result<LockGuard>> + Send>> {
+    match way {
+        Way::Acquire | Way::Run => Box::pin(request.acquire()),
+        Way::AcquireWithin => Box::pin(request.wait_timeout(dice.millis(0..2_000)).acquire()),
+        Way::AcquireRetrying => {
+            let retry = Retry::jittered(dice.millis(0..30), dice.millis(0..60));
+            let limit = u32::try_from(dice.from(0..8)).expect("it is small");
+            Box::pin(request.retry(retry.max_retries(limit)).acquire())
+        }
+        Way::TryAcquire => Box::pin(request.try_acquire()),
+        Way::AcquireOrExtend => Box::pin(request.acquire_or_extend()),
+    }
+}
+
+const FOREVER: Duration = Duration::from_secs(100_000);

@@ -1,0 +1,98 @@
+//! A deterministic simulation of managers, networks and nodes under faults, on a paused clock.
+//!
+//! It simulates at the level of the wire: servers that speak RESP, connections that delay, stall, swallow and
+//! break, processes that pause and die, clocks that drift. What is tested is the crate's own code down to its
+//! lanes. Chance is seeded: the same seed gives the same schedule, event by event. An oracle judges every step.
+//!
+//! `REDLATCH_SEEDS=100000` runs so many schedules of each kind; `REDLATCH_SEED=n` runs the one of this seed
+//! and prints its trace.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+#![allow(clippy::disallowed_methods, reason = "servers and clients spawn as callers do")]
+
+mod chaos;
+mod client;
+mod dice;
+mod network;
+mod oracle;
+mod plan;
+mod process;
+mod resp;
+mod server;
+mod trace;
+mod world;
+
+pub(crate) use self::{
+    network::Wire,
+    process::{in_this_process, proposal, suspended},
+    server::Server,
+};
+use self::{plan::Kind, world::run};
+
+#[test]
+fn nothing_goes_wrong_on_a_calm_day() {
+    simulate(Kind::Calm);
+}
+
+#[test]
+fn short_leases_exclude_each_other_whatever_breaks() {
+    simulate(Kind::Leases);
+}
+
+#[test]
+fn long_leases_leave_nothing_behind_whatever_breaks() {
+    simulate(Kind::Leftovers);
+}
+
+#[test]
+fn nodes_that_forget_do_no_other_harm() {
+    simulate(Kind::Amnesia);
+}
+
+#[test]
+fn fencing_holds_whatever_the_nodes_clocks_do() {
+    simulate(Kind::Drift);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for kind in [Kind::Calm, Kind::Leases, Kind::Leftovers, Kind::Amnesia, Kind::Drift] {
+        for seed in 0..20 {
+            let (once, again) = (run(kind, seed).trace, run(kind, seed).trace);
+            let differs = once.iter().zip(&again).position(|(one, other)| one != other);
+            let at = differs.unwrap_or_else(|| once.len().min(again.len()));
+            assert!(once == again, "{kind:?} {seed}: {:?} / {:?}", once.get(at), again.get(at));
+        }
+    }
+}
+
+/// Runs the schedules of a kind.
+fn simulate(kind: Kind) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    let one: Option<u64> = number("REDLATCH_SEED");
+    let seeds =
+        one.map_or_else(|| 0..number("REDLATCH_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    let (count, mut checked) = (seeds.end - seeds.start, 0);
+    for seed in seeds {
+        let outcome = run(kind, seed);
+        checked += outcome.checked;
+        let trace = || outcome.trace.join("\n");
+        if let Some(failure) = &outcome.failure {
+            let trace = trace();
+            panic!("{kind:?}, seed {seed}: {failure}\n{trace}\nREDLATCH_SEED={seed} replays it");
+        }
+        if one.is_some() {
+            eprintln!("{}", trace());
+        }
+    }
+    eprintln!("{kind:?}: {count} schedules, {checked} judgements");
+}
+
+/// How many schedules of each kind are run unless told otherwise.
+const SEEDS: u64 = 500;

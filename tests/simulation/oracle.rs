@@ -1,0 +1,282 @@
+//! The oracle: sees everything, and says what must not be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    network::Conn,
+    plan::{Kind, Plan},
+    process::Process,
+    server::short,
+    trace::Trace,
+};
+use crate::{
+    LockGuard, LossReason, OwnerToken,
+    claim::Claim,
+    clock,
+    node::{Answer, Command},
+    sync::lock,
+};
+
+pub(super) struct Oracle {
+    plan: Plan,
+    trace: Arc<Trace>,
+    state: Mutex<State>,
+    pub(super) failed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    guards: Vec<Held>,
+    /// By key, in the order of acquisition.
+    acquired: BTreeMap<String, Vec<Acquired>>,
+    /// Releases that a server ran: server, connection, owner.
+    released: BTreeSet<(String, u64, String)>,
+    /// When the release of an owner's lock began.
+    ended: BTreeMap<String, Instant>,
+    /// Locks of chosen owners that one of their guards has released: that ends them for all.
+    given_up: BTreeSet<(String, String, u64)>,
+    /// Owners whose locks are left to their TTL.
+    exempt: BTreeSet<String>,
+    processes: BTreeMap<String, Arc<Process>>,
+    failure: Option<String>,
+    checked: u64,
+}
+
+/// A guard, as far as it still exists.
+struct Held {
+    process: Arc<Process>,
+    key: String,
+    owner: String,
+    token: u64,
+    claim: Weak<Claim>,
+    /// Its deadline when it was last seen valid.
+    deadline: Instant,
+}
+
+struct Acquired {
+    owner: String,
+    token: u64,
+    at: Instant,
+}
+
+impl Oracle {
+    pub(super) fn new(plan: Plan, trace: Arc<Trace>) -> Self {
+        Self { plan, trace, state: Mutex::default(), failed: Notify::new() }
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        lock(&self.state).failure.clone()
+    }
+
+    /// How many judgements were made.
+    pub(super) fn checked(&self) -> u64 {
+        lock(&self.state).checked
+    }
+
+    pub(super) fn fail(&self, what: impl Display) {
+        self.trace.note("ORACLE", &what);
+        lock(&self.state).failure.get_or_insert_with(|| what.to_string());
+        self.failed.notify_one();
+    }
+
+    pub(super) fn check(&self, holds: bool, what: impl FnOnce() -> String) {
+        lock(&self.state).checked += 1;
+        if !holds {
+            self.fail(what());
+        }
+    }
+
+    /// A client sends a command that may leave a lock behind.
+    pub(super) fn sent(&self, owner: &OwnerToken, process: &Arc<Process>) {
+        let mut state = lock(&self.state);
+        state.processes.insert(owner.as_str().to_owned(), process.clone());
+        let ended = state.ended.get(owner.as_str()).copied();
+        drop(state);
+        let is_late = ended.is_some_and(|at| clock::now() > at && process.has_run_since(at));
+        self.check(!is_late, || format!("{owner}: sent after its release began"));
+    }
+
+    /// A server ran a command.
+    pub(super) fn ran(
+        &self,
+        server: &str,
+        conn: &Conn,
+        owner: &OwnerToken,
+        command: Command,
+        answer: &Answer,
+    ) {
+        if !is_chosen(owner.as_str()) {
+            let entry = (server.to_owned(), conn.id, owner.as_str().to_owned());
+            if command.claims() {
+                let is_released = lock(&self.state).released.contains(&entry);
+                let is_adopted = matches!(command, Command::Touch { .. }) && self.is_exempt(owner);
+                self.check(!is_released || is_adopted, || {
+                    format!("{owner}: {answer:?} after its release on the same connection")
+                });
+            } else if matches!(command, Command::Release { .. }) {
+                lock(&self.state).released.insert(entry);
+            }
+        }
+        self.exclusion();
+    }
+
+    /// A guard was got. `began`: when its caller asked. `is_shared`: its lock may have been another guard's.
+    pub(super) fn acquired(
+        &self,
+        process: &Arc<Process>,
+        guard: &LockGuard,
+        began: Instant,
+        is_shared: bool,
+    ) {
+        let (key, owner) = (guard.key().to_owned(), guard.owner_token().as_str().to_owned());
+        let (token, now) = (guard.fencing_token().get(), clock::now());
+        self.trace
+            .note(&process.name, format!("got {key} {} T {}", guard.owner_token(), short(token)));
+        lock(&self.state).guards.push(Held {
+            process: process.clone(),
+            key: key.clone(),
+            owner: owner.clone(),
+            token,
+            claim: Arc::downgrade(guard.claim()),
+            deadline: now,
+        });
+        self.exclusion();
+        let mut state = lock(&self.state);
+        let acquired = state.acquired.entry(key.clone()).or_default();
+        let is_same = |other: &&Acquired| other.owner == owner && other.token == token;
+        let is_known = acquired.iter().any(|other| is_same(&other));
+        let others = acquired.iter().filter(|other| !is_same(other));
+        // Whoever had it before must have a lower token.
+        let before: Vec<u64> = others
+            .clone()
+            .filter(|other| match self.plan.kind {
+                Kind::Drift => other.at < began,
+                Kind::Amnesia => self.plan.skew == 0 && other.at + Duration::from_millis(1) < began,
+                _ => true,
+            })
+            .map(|other| other.token)
+            .collect();
+        let is_taken =
+            self.plan.kind.remembers() && others.clone().any(|other| other.token == token);
+        let highest = before.into_iter().max();
+        acquired.push(Acquired { owner, token, at: now });
+        drop(state);
+        self.check(!is_known || is_shared, || format!("{key}: token {} given twice", short(token)));
+        self.check(!is_taken, || format!("{key}: token {} given to two owners", short(token)));
+        self.check(is_known || highest.is_none_or(|highest| highest < token), || {
+            format!("{key}: token {} after {}", short(token), short(highest.unwrap_or(0)))
+        });
+    }
+
+    /// How many guards of a key there have been.
+    pub(super) fn acquisitions(&self, key: &str) -> usize {
+        lock(&self.state).acquired.get(key).map_or(0, Vec::len)
+    }
+
+    /// No two guards are valid at once.
+    pub(super) fn exclusion(&self) {
+        let mut locked = lock(&self.state);
+        let state = &mut *locked;
+        let is_valid = |claim: &Arc<Claim>| !claim.trail.is_withdrawn() && claim.judge().is_ok();
+        state.guards.retain(|held| held.claim.strong_count() > 0);
+        let mut valid: Vec<(&str, &str, u64)> = Vec::new();
+        let given_up = &state.given_up;
+        for held in state.guards.iter_mut().filter(|held| !held.process.is_dead()) {
+            if given_up.contains(&(held.key.clone(), held.owner.clone(), held.token)) {
+                continue;
+            }
+            let Some(claim) = held.claim.upgrade().filter(is_valid) else { continue };
+            held.deadline = claim.valid_until().unwrap_or(held.deadline);
+            valid.push((&held.key, &held.owner, held.token));
+        }
+        let clash = valid.iter().enumerate().find_map(|(at, one)| {
+            let other = valid[..at].iter().find(|other| other.0 == one.0 && other.1 != one.1)?;
+            Some(format!("{}: {} and {} are valid at once", one.0, short(one.2), short(other.2)))
+        });
+        drop(locked);
+        if self.plan.kind.excludes() {
+            self.check(clash.is_none(), || clash.unwrap_or_default());
+        }
+    }
+
+    /// A guard's release begins.
+    pub(super) fn ends(&self, guard: &LockGuard) {
+        let owner = guard.owner_token().as_str().to_owned();
+        let mut state = lock(&self.state);
+        if is_chosen(&owner) {
+            let lock = (guard.key().to_owned(), owner, guard.fencing_token().get());
+            state.given_up.insert(lock);
+        } else {
+            state.ended.insert(owner, clock::now());
+        }
+    }
+
+    /// A lost lock was told of.
+    pub(super) fn lost(&self, process: &Arc<Process>, guard: &LockGuard, reason: LossReason) {
+        let (now, owner) = (clock::now(), guard.owner_token());
+        self.trace.note(&process.name, format!("lost {} {owner}: {reason}", guard.key()));
+        self.check(!guard.is_valid(), || format!("{owner}: valid after its loss"));
+        // A node's no may move the deadline back to where it was before: what counts is what was known.
+        let known = |held: &&Held| held.claim.as_ptr() == Arc::as_ptr(guard.claim());
+        let known = lock(&self.state).guards.iter().find(known).map(|held| held.deadline);
+        let deadline = guard.claim().valid_until().max(known).unwrap_or(now).max(process.changed());
+        let slack = if self.plan.suspends { Duration::from_secs(1) } else { Duration::ZERO };
+        let is_late = now > deadline + slack + A_TICK;
+        self.check(!is_late, || format!("{owner}: loss told {:?} late", now - deadline));
+        let is_whim = reason == LossReason::Taken && self.is_exclusive(owner);
+        self.check(!is_whim, || format!("{owner}: taken by nobody"));
+    }
+
+    /// What a release or an extend of a guard came to.
+    pub(super) fn refused(&self, owner: &OwnerToken, deadline: Option<Instant>, is_not_held: bool) {
+        let is_valid = deadline.is_some_and(|deadline| clock::now() < deadline);
+        let is_wrong = is_not_held && is_valid && self.is_exclusive(owner);
+        self.check(!is_wrong, || format!("{owner}: told not held before its deadline"));
+    }
+
+    /// Whether an owner's lock can be lost by time alone.
+    fn is_exclusive(&self, owner: &OwnerToken) -> bool {
+        self.plan.kind.excludes() && !is_chosen(owner.as_str()) && !self.is_exempt(owner)
+    }
+
+    /// The lock of this owner is left to its TTL.
+    pub(super) fn exempt(&self, owner: &OwnerToken) {
+        lock(&self.state).exempt.insert(owner.as_str().to_owned());
+    }
+
+    /// Another process has taken the lock over: now it has to be released.
+    pub(super) fn adopted(&self, owner: &OwnerToken, process: &Arc<Process>) {
+        let mut state = lock(&self.state);
+        state.exempt.remove(owner.as_str());
+        state.processes.insert(owner.as_str().to_owned(), process.clone());
+    }
+
+    pub(super) fn is_exempt(&self, owner: &OwnerToken) -> bool {
+        let state = lock(&self.state);
+        let process = state.processes.get(owner.as_str());
+        state.exempt.contains(owner.as_str()) || process.is_some_and(|process| process.is_dead())
+    }
+
+    /// All is quiet: nobody may have left anything behind.
+    pub(super) fn left_behind(&self, server: &str, locks: Vec<(String, OwnerToken)>) {
+        for (key, owner) in locks {
+            let is_excused = self.is_exempt(&owner);
+            self.check(is_excused, || format!("{server}: {key} left behind by {owner}"));
+        }
+    }
+}
+
+/// Whether an owner token was chosen by the caller, so that many locks may have it.
+fn is_chosen(owner: &str) -> bool {
+    owner.starts_with("chosen")
+}
+
+/// Tokio's timers count in milliseconds.
+const A_TICK: Duration = Duration::from_millis(1);

@@ -1,0 +1,90 @@
+//! What a schedule is made of: its kind, and what follows from kind and seed.
+
+use std::time::Duration;
+
+use super::dice::Dice;
+
+/// What may happen in a schedule, and so what must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Contention and slow nodes, but nothing breaks.
+    Calm,
+    /// Everything breaks but the nodes' memory; TTLs are short.
+    Leases,
+    /// The same with long TTLs: only releases free a key.
+    Leftovers,
+    /// Nodes restart without memory.
+    Amnesia,
+    /// The nodes' clocks drift farther than allowed for.
+    Drift,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) kind: Kind,
+    pub(super) nodes: usize,
+    pub(super) processes: usize,
+    pub(super) workers: usize,
+    pub(super) rounds: u64,
+    pub(super) keys: Vec<String>,
+    /// How far the processes' wall clocks may differ, in microseconds.
+    pub(super) skew: u64,
+    /// How slow the network is at most, in general.
+    pub(super) slowness: u64,
+    pub(super) suspends: bool,
+    /// Whether callers choose owner tokens, and use them again.
+    pub(super) owners: bool,
+}
+
+impl Kind {
+    pub(super) const fn breaks(self) -> bool {
+        !matches!(self, Self::Calm)
+    }
+
+    /// Whether no two guards may be valid at once.
+    pub(super) const fn excludes(self) -> bool {
+        !matches!(self, Self::Amnesia | Self::Drift)
+    }
+
+    /// Whether the nodes keep their fencing counters.
+    pub(super) const fn remembers(self) -> bool {
+        !matches!(self, Self::Amnesia)
+    }
+}
+
+impl Plan {
+    pub(super) fn new(kind: Kind, dice: &Dice) -> Self {
+        Self {
+            kind,
+            nodes: *dice.pick(&[1, 3, 3, 3, 4, 5, 5]),
+            processes: *dice.pick(&[2, 2, 3, 4]),
+            workers: *dice.pick(&[1, 1, 2, 3]),
+            rounds: dice.from(2..6),
+            keys: (0..*dice.pick(&[1, 1, 2])).map(|key| format!("k{key}")).collect(),
+            skew: *dice.pick(&[0, 5_000, 10_000_000]),
+            slowness: *dice.pick(&[2, 8, 40, 40]),
+            owners: dice.chance(40),
+            suspends: kind.breaks() && dice.chance(15),
+        }
+    }
+
+    pub(super) fn ttl(&self, dice: &Dice) -> Duration {
+        match self.kind {
+            Kind::Leftovers => dice.millis(600_000..900_000),
+            Kind::Calm if dice.chance(50) => dice.millis(600_000..900_000),
+            _ => dice.millis(60..1_500),
+        }
+    }
+
+    /// The rate of a node's clock.
+    pub(super) fn rate(&self, dice: &Dice) -> f64 {
+        // Clocks may run so fast that a key ends after its TTL less 1 %; in steps of a ten-thousandth.
+        let fast = u32::try_from(dice.from(0..101)).expect("small");
+        let far = u32::try_from(dice.from(5_000..20_000)).expect("small");
+        match self.kind {
+            Kind::Drift => f64::from(far) / 10_000.0,
+            _ if dice.chance(50) => 1.0 + f64::from(fast) / 10_000.0,
+            _ => 1.0 - f64::from(fast) / 10_000.0,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! A simulated server: what Redis does with the crate's commands, and how it fails.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{network::Conn, oracle::Oracle, resp::Word, world::Setting};
+use crate::{
+    clock,
+    node::{Answer, Command, Kept, Names, Touch, scripts},
+    sync::lock,
+    token::OwnerToken,
+};
+
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(super) setting: Arc<Setting>,
+    /// How fast its clock runs.
+    rate: f64,
+    start: Instant,
+    pub(super) state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) is_down: bool,
+    pub(super) is_hung: bool,
+    kept: Kept,
+    /// The hashes of the scripts that it was told.
+    known: BTreeSet<String>,
+    pub(super) conns: BTreeMap<u64, Arc<Conn>>,
+    pub(super) next_conn: u64,
+    /// By channel, and by connection.
+    subscribers: BTreeSet<(String, u64)>,
+}
+
+/// A script that was called.
+struct Call {
+    lock: String,
+    fence: String,
+    owner: OwnerToken,
+    channel: String,
+    command: Command,
+}
+
+impl Server {
+    pub(super) fn new(name: String, setting: Arc<Setting>, rate: f64) -> Arc<Self> {
+        Arc::new(Self { name, setting, rate, start: clock::now(), state: Mutex::default() })
+    }
+
+    fn oracle(&self) -> &Oracle {
+        &self.setting.oracle
+    }
+
+    fn now(&self) -> Instant {
+        self.start + (clock::now() - self.start).mul_f64(self.rate)
+    }
+
+    /// Runs one command of a connection.
+    pub(super) fn run(&self, conn: &Arc<Conn>, words: &[Vec<u8>]) -> Word {
+        let text = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
+        match &*text(0).to_uppercase() {
+            "CLIENT" => Word::Ok,
+            "PING" => Word::Text("PONG".into()),
+            "HELLO" => Word::Map(vec![Word::Text("proto".into()), Word::Number(3)]),
+            "SUBSCRIBE" => {
+                lock(&self.state).subscribers.insert((text(1), conn.id));
+                Word::Push(vec![
+                    Word::Text("subscribe".into()),
+                    Word::Text(text(1)),
+                    Word::Number(1),
+                ])
+            }
+            "UNSUBSCRIBE" => {
+                lock(&self.state).subscribers.remove(&(text(1), conn.id));
+                let kind = Word::Text("unsubscribe".into());
+                Word::Push(vec![kind, Word::Text(text(1)), Word::Number(0)])
+            }
+            "EVAL" | "EVALSHA" => self.call(conn, words),
+            other => unreachable!("{other} is not used by the crate"),
+        }
+    }
+
+    fn call(&self, conn: &Arc<Conn>, words: &[Vec<u8>]) -> Word {
+        let Some((hash, call)) = read(words) else { unreachable!("no script of ours: {words:?}") };
+        let mut state = lock(&self.state);
+        if words[0].eq_ignore_ascii_case(b"EVAL") {
+            state.known.insert(hash.to_owned());
+        } else if !state.known.contains(hash) {
+            self.setting.trace.note(&self.name, format!("{} {} NOSCRIPT", conn, call.text()));
+            return Word::Error("NOSCRIPT No matching script".into());
+        }
+        let names = Names { lock: &call.lock, fence: &call.fence, owner: &call.owner };
+        let answer = state.kept.answer(names, call.command, self.now());
+        drop(state);
+        self.setting.trace.note(&self.name, format!("{conn} {} -> {}", call.text(), told(&answer)));
+        self.oracle().ran(&self.name, conn, &call.owner, call.command, &answer);
+        if let (Command::Release { held: Some(token), .. }, Answer::Deleted) =
+            (call.command, &answer)
+        {
+            self.publish(&call.channel, token);
+        }
+        Word::from(&answer)
+    }
+
+    fn publish(&self, channel: &str, token: u64) {
+        let state = lock(&self.state);
+        let subscribers: Vec<_> = state
+            .subscribers
+            .iter()
+            .filter(|(subscribed, _)| subscribed == channel)
+            .filter_map(|(_, id)| state.conns.get(id).cloned())
+            .collect();
+        drop(state);
+        let words =
+            ["message", channel, &token.to_string()].map(|word| Word::Text(word.to_owned()));
+        for conn in subscribers {
+            if !self.setting.are_notices_lost() {
+                conn.reply(&Word::Push(words.to_vec()));
+            }
+        }
+    }
+
+    /// The locks that have not expired, and their owners.
+    pub(super) fn locks(&self) -> Vec<(String, OwnerToken)> {
+        lock(&self.state).kept.locks(self.now())
+    }
+
+    /// Whether it would answer about a key now, and has none.
+    pub(super) fn is_free(&self, key: &str) -> bool {
+        let state = lock(&self.state);
+        let is_reachable = !state.is_down && !state.is_hung;
+        is_reachable && !state.kept.is_held(key, self.now())
+    }
+
+    pub(super) fn hang(&self, is_hung: bool) {
+        lock(&self.state).is_hung = is_hung;
+        self.poke_all();
+    }
+
+    /// Crashes: every connection breaks, and with `amnesia` all that was kept is lost.
+    pub(super) fn crash(&self, amnesia: bool) {
+        let conns: Vec<_> = lock(&self.state).conns.values().cloned().collect();
+        conns.iter().for_each(|conn| conn.cut(0));
+        let mut state = lock(&self.state);
+        state.is_down = true;
+        state.is_hung = false;
+        state.known.clear();
+        state.subscribers.clear();
+        if amnesia {
+            state.kept = Kept::default();
+        }
+    }
+
+    pub(super) fn forget_scripts(&self) {
+        lock(&self.state).known.clear();
+    }
+
+    pub(super) fn start(&self) {
+        lock(&self.state).is_down = false;
+    }
+
+    pub(super) fn conns(&self) -> Vec<Arc<Conn>> {
+        lock(&self.state).conns.values().cloned().collect()
+    }
+
+    pub(super) fn forget(&self, conn: u64) {
+        let mut state = lock(&self.state);
+        state.conns.remove(&conn);
+        state.subscribers.retain(|(_, id)| *id != conn);
+    }
+
+    fn poke_all(&self) {
+        self.conns().iter().for_each(|conn| conn.poke());
+    }
+}
+
+/// Whether a command may leave a lock behind, and whose.
+pub(super) fn claimed_by(words: &[Vec<u8>]) -> Option<OwnerToken> {
+    let is_call = words[0].starts_with(b"EVAL");
+    let (_, call) = is_call.then(|| read(words)).flatten()?;
+    call.command.claims().then_some(call.owner)
+}
+
+/// Reads a call of one of the crate's scripts.
+fn read(words: &[Vec<u8>]) -> Option<(&'static str, Call)> {
+    let text = |at: usize| words.get(at).map(|word| String::from_utf8_lossy(word).into_owned());
+    let number = |at: usize| text(at)?.parse::<u64>().ok();
+    let name = text(1)?;
+    let script = scripts().into_iter().position(|(text, hash)| name == text || name == hash)?;
+    let ttl = |at: usize| number(at).map(Duration::from_millis);
+    let mut channel = String::new();
+    let command = match script {
+        0 => Command::Acquire { ttl: ttl(6)?, proposal: number(7)? },
+        1 => Command::Touch {
+            ttl: ttl(6).filter(|ttl| !ttl.is_zero()),
+            token: number(7)?,
+            mode: match &*text(9)? {
+                "heal" => Touch::Heal,
+                "adopt" => Touch::Adopt,
+                _ => Touch::Keep,
+            },
+        },
+        2 => {
+            channel = text(6)?;
+            let held = number(7).filter(|_| !channel.is_empty());
+            Command::Release { held, tokens: number(8).zip(number(9)) }
+        }
+        _ => Command::Inspect,
+    };
+    let owner = OwnerToken::found(words.get(5).map_or(b"", |word| word));
+    let call = Call { lock: text(3)?, fence: text(4)?, owner, channel, command };
+    Some((scripts()[script].1, call))
+}
+
+impl Call {
+    fn text(&self) -> String {
+        let (lock, owner) = (&self.lock, &self.owner);
+        match self.command {
+            Command::Acquire { ttl, proposal } => {
+                format!("acquire {lock} {owner} ttl {ttl:?} p {}", short(proposal))
+            }
+            Command::Touch { ttl, token, mode } => {
+                format!("touch {lock} {owner} ttl {ttl:?} T {} {mode:?}", short(token))
+            }
+            Command::Release { held, tokens } => {
+                let tokens = tokens.map(|(lowest, highest)| (short(lowest), short(highest)));
+                format!("release {lock} {owner} held {:?} if {tokens:?}", held.map(short))
+            }
+            Command::Inspect => format!("inspect {lock}"),
+        }
+    }
+}
+
+fn told(answer: &Answer) -> String {
+    match answer {
+        Answer::Granted { token } => format!("granted {}", short(*token)),
+        Answer::Ours { token, expires_in } => format!("ours {} {expires_in:?}", short(*token)),
+        Answer::Refused { expires_in, holder } => {
+            format!("refused {} {expires_in:?}", OwnerToken::found(holder.as_bytes()))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// A fencing token without the digits that are the same all day.
+pub(super) fn short(token: u64) -> u64 {
+    token % 10_000_000_000
+}

@@ -1,0 +1,30 @@
+//! What happened in a schedule: when, who, what.
+
+use std::{fmt::Display, sync::Mutex, time::Duration};
+
+use crate::{clock, sync::lock};
+
+#[derive(Debug)]
+pub(super) struct Trace {
+    start: tokio::time::Instant,
+    lines: Mutex<Vec<String>>,
+}
+
+impl Trace {
+    pub(super) fn start() -> Self {
+        Self { start: clock::now(), lines: Mutex::default() }
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        clock::now() - self.start
+    }
+
+    pub(super) fn note(&self, who: impl Display, what: impl Display) {
+        let at = self.elapsed().as_secs_f64() * 1e3;
+        lock(&self.lines).push(format!("{at:>12.3} ms  {who:<9} {what}"));
+    }
+
+    pub(super) fn lines(&self) -> Vec<String> {
+        lock(&self.lines).clone()
+    }
+}
