@@ -88,9 +88,11 @@ impl Cluster {
         self.servers.iter().all(|server| {
             let info: String = server.query(&["CLUSTER", "INFO"]);
             let known = format!("cluster_known_nodes:{}\r\n", self.servers.len());
-            ["cluster_state:ok", "cluster_slots_assigned:16384", known.as_str()]
-                .iter()
-                .all(|line| info.contains(line))
+            let lines = ["cluster_state:ok", "cluster_slots_assigned:16384", known.as_str()];
+            let nodes: String = server.query(&["CLUSTER", "NODES"]);
+            // What is published goes only to those with whom the handshake is over and the link stands.
+            let is_linked = |node: &str| node.contains(" connected") && !node.contains("handshake");
+            lines.iter().all(|line| info.contains(line)) && nodes.lines().all(is_linked)
         })
     }
 }
