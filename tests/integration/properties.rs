@@ -144,6 +144,8 @@ proptest! {
     fn a_password_is_never_repeated(
         scheme in scheme(), user in text(0..12), before in "[a-z0-9%:]{0,4}", rest in text(0..24),
     ) {
+        // The path to a socket has no place for a password: whatever stands there is its name.
+        let user = if scheme.contains("unix") { user.replace('/', "") } else { user };
         let urls = [
             format!("{scheme}{user}:{before}{PASSWORD}@{rest}"),
             format!("{scheme}:{before}{PASSWORD}@localhost{rest}"),
@@ -199,10 +201,9 @@ fn duration() -> impl Strategy<Value = Duration> {
     prop_oneof![
         any::<Duration>(),
         (0..5_000_000u64).prop_map(Duration::from_nanos),
-        (0..90_000_000u64).prop_map(Duration::from_millis),
-        (0..3_000u64)
-            .prop_map(|nanos| secs(86_400) + millis(1) - Duration::from_nanos(nanos * 1_000)),
-        (0..2u64).prop_map(|less| Duration::MAX - Duration::from_nanos(less)),
+        (0..90_000_000u64).prop_map(millis),
+        (86_399_999_000..86_400_001_000u64).prop_map(Duration::from_micros),
+        (999_999_998..1_000_000_000u32).prop_map(|nanos| Duration::new(u64::MAX, nanos)),
     ]
 }
 
@@ -217,12 +218,17 @@ fn retry() -> impl Strategy<Value = Retry> {
             .prop_map(|(base, factor, most)| Retry::exponential(base, factor, most)),
         duration().prop_map(|delay| Retry::from_fn(move |_| delay)),
     ];
-    (delays, proptest::option::of(duration()), proptest::option::of(0..20u32)).prop_map(
-        |(retry, jitter, most)| {
-            let retry = jitter.map_or(retry.clone(), |jitter| retry.with_jitter(jitter));
-            most.map_or(retry.clone(), |most| retry.max_retries(most))
-        },
-    )
+    let jitter = proptest::option::of(duration());
+    let limit = proptest::option::of(0..20u32);
+    (delays, jitter, limit).prop_map(|(mut retry, jitter, limit)| {
+        if let Some(jitter) = jitter {
+            retry = retry.with_jitter(jitter);
+        }
+        if let Some(limit) = limit {
+            retry = retry.max_retries(limit);
+        }
+        retry
+    })
 }
 
 fn url() -> impl Strategy<Value = String> {
