@@ -302,7 +302,8 @@ impl Claim {
             let is_valid = was_held && matches!(lost, None | Some(LossReason::Closed));
             let may_hold = |node| self.must_release(node, was_held, &state.votes[node]);
             let asked = (0..state.votes.len()).map(may_hold);
-            state.release = Some(Release::new(asked, is_valid));
+            let token = state.held.as_ref().map_or(0, |held| held.token);
+            state.release = Some(Release::new(asked, is_valid, token));
         }
         let span = std::mem::replace(&mut state.span, Span::none());
         drop(state);
@@ -329,16 +330,19 @@ impl Claim {
     /// The fencing counters with which the key at a node is this claim's, if the owner token does not say it.
     fn tokens_at(&self, state: &State, node: usize, held: Option<u64>) -> Option<(u64, u64)> {
         let vote = &state.votes[node];
-        let proven = held.filter(|_| self.undo == Undo::Nothing);
-        let known = vote.token.or(proven);
-        match (self.undo, known) {
+        match (self.undo, vote.token) {
             (Undo::Everything, _) => None,
             (_, Some(token)) => {
                 let held = held.unwrap_or(token);
                 Some((token.min(held), token.max(held).max(vote.raised)))
             }
             (Undo::GrantedSince(proposal), None) => Some((proposal, state.spared_from - 1)),
-            (Undo::Nothing, None) => Some((u64::MAX, 0)),
+            (Undo::Nothing, None) => {
+                // A counter that is ahead may be another lock's of this owner, once this one has ended.
+                let (token, until) =
+                    state.held.as_ref().map(|held| (held.token, held.valid_until))?;
+                Some((token, if clock::now() < until { u64::MAX } else { token }))
+            }
         }
     }
 

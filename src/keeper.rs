@@ -98,13 +98,13 @@ impl Keeper {
             claim.lose(LossReason::Closed);
             renewal::tell_loss(&claim);
         }
-        if Handle::try_current().is_ok() && ledger.count() > 0 {
+        if Handle::try_current().is_ok() && !ledger.is_empty() {
             self.start();
             let drained = tokio::time::timeout(self.settings.release_timeout, ledger.drained());
             // Whether they all made it is counted next.
             let _drained = drained.await;
         }
-        ledger.count()
+        ledger.unreleased()
     }
 
     /// Makes sure that the background task runs: from the first use on, and again when the runtime it lived on

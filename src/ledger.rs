@@ -91,8 +91,16 @@ impl Ledger {
         lock(&self.claims).values().cloned().collect()
     }
 
-    pub(crate) fn count(&self) -> usize {
-        lock(&self.claims).len()
+    /// How many claims no majority of nodes has released yet.
+    pub(crate) fn unreleased(&self) -> usize {
+        let is_unreleased = |claim: &&Arc<Claim>| {
+            claim.with_release(|release| !release.is_confirmed()) != Some(false)
+        };
+        lock(&self.claims).values().filter(is_unreleased).count()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.claims).is_empty()
     }
 
     /// The claim of this id, if it was not withdrawn.
@@ -141,9 +149,10 @@ impl Ledger {
         was_there
     }
 
-    /// Strikes a claim whose release is confirmed, and lets the next waiter in.
-    fn strike_released(&self, claim: &Claim) {
-        if self.strike(claim) && claim.was_held() {
+    /// Notes that a majority has released a claim, once, and lets the next waiter in.
+    fn confirm(&self, claim: &Claim) {
+        let is_first = claim.with_release(Release::confirm).unwrap_or(false);
+        if is_first && claim.was_held() {
             self.waiting.released(claim.key(), claim.fencing_token().get(), || false);
         }
     }
@@ -194,10 +203,14 @@ impl Ledger {
                 answered += usize::from(reply.answer.is_ok());
                 claim.note_release(reply.node, reply.answer);
                 if answered >= enough {
-                    self.strike_released(&claim);
+                    self.confirm(&claim);
                 }
             }
             claim.with_release(Release::end_pass);
+            if answered >= enough {
+                // Every node was asked. What a minority still owes is no reason to wait.
+                self.strike(&claim);
+            }
             if claim.to_release().is_empty() || clock::now() >= give_up {
                 break;
             }
@@ -207,7 +220,8 @@ impl Ledger {
             sleep(pause + below(pause)).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
-        self.strike_released(&claim);
+        self.confirm(&claim);
+        self.strike(&claim);
         lock(&self.owed).retain(|owed| owed.id != claim.id);
     }
 }

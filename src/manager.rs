@@ -18,7 +18,8 @@ use crate::{
 /// Hands out locks on one Redis node or on a quorum of independent ones. Cheap to clone; clones share everything.
 ///
 /// Connections and the background task start at the first use, on the runtime of that use, and start again if
-/// that runtime has ended.
+/// that runtime has ended. One that lives on but is not driven, such as a current-thread runtime outside of
+/// `block_on`, stalls what lives on it: use a manager on runtimes that run.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {

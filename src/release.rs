@@ -12,11 +12,15 @@ pub(crate) struct Release {
     nodes: Box<[Settled]>,
     /// Whether the lock was valid when its release began.
     was_valid: bool,
+    /// Its fencing token; 0 if it was never held.
+    token: u64,
     /// What went wrong at each node last.
     errors: Vec<(usize, NodeError)>,
     /// Every node was asked at least once, and answered or failed.
     is_pass_over: bool,
     warned: bool,
+    /// A majority of the nodes that were asked has answered.
+    is_confirmed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +39,18 @@ enum Settled {
 
 impl Release {
     /// Begins a release on the nodes of which `may_hold` says that they may hold the key.
-    pub(crate) fn new(may_hold: impl Iterator<Item = bool>, was_valid: bool) -> Self {
+    pub(crate) fn new(may_hold: impl Iterator<Item = bool>, was_valid: bool, token: u64) -> Self {
         let settled = |may_hold| if may_hold { Settled::Open } else { Settled::Spared };
         let nodes = may_hold.map(settled).collect();
-        Self { nodes, was_valid, errors: Vec::new(), is_pass_over: false, warned: false }
+        Self {
+            nodes,
+            was_valid,
+            token,
+            errors: Vec::new(),
+            is_pass_over: false,
+            warned: false,
+            is_confirmed: false,
+        }
     }
 
     /// The nodes that may still hold the key.
@@ -59,8 +71,7 @@ impl Release {
         self.errors.retain(|(other, _)| *other != node);
         self.nodes[node] = match answer {
             Ok(Answer::Deleted) => Settled::Deleted,
-            // An earlier release went unanswered: it is that which deleted the key.
-            Ok(Answer::Gone) if self.nodes[node] == Settled::Silent && self.was_valid => {
+            Ok(Answer::GoneBeside { token }) if self.was_deleted_at(node, token) => {
                 Settled::Deleted
             }
             Ok(_) => Settled::NotOurs,
@@ -70,6 +81,26 @@ impl Release {
                 if is_silent { Settled::Silent } else { Settled::Broken }
             }
         };
+    }
+
+    /// Whether a key that is gone was deleted by an earlier release, which went unanswered: nothing else ends a
+    /// valid lock, unless the node has lost its memory.
+    fn was_deleted_at(&self, node: usize, token: u64) -> bool {
+        let has_memory = match self.nodes[node] {
+            Settled::Silent => true,
+            Settled::Broken => self.token > 0 && token >= self.token,
+            _ => false,
+        };
+        self.was_valid && has_memory
+    }
+
+    /// Notes that a majority of the nodes that were asked has answered. Returns whether that is new.
+    pub(crate) const fn confirm(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_confirmed, true)
+    }
+
+    pub(crate) const fn is_confirmed(&self) -> bool {
+        self.is_confirmed
     }
 
     /// Notes that every node was asked, and answered or failed.
@@ -123,7 +154,7 @@ mod tests {
     use super::*;
 
     fn release(asked: [bool; 3], was_valid: bool) -> Release {
-        Release::new(asked.into_iter(), was_valid)
+        Release::new(asked.into_iter(), was_valid, 7)
     }
 
     fn silent() -> Result<Answer, NodeError> {
@@ -147,7 +178,7 @@ mod tests {
     #[test]
     fn a_majority_without_the_key_is_not_held() {
         let mut release = release([true, true, false], true);
-        release.note(0, Ok(Answer::Gone));
+        release.note(0, Ok(Answer::GoneBeside { token: 0 }));
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 
@@ -156,7 +187,7 @@ mod tests {
         for was_valid in [true, false] {
             let mut release = release([true; 3], was_valid);
             release.note(0, Ok(Answer::Deleted));
-            release.note(1, Ok(Answer::Gone));
+            release.note(1, Ok(Answer::GoneBeside { token: 0 }));
             release.note(2, failed());
             assert!(release.verdict("k").is_none());
             release.end_pass();
@@ -169,7 +200,7 @@ mod tests {
         let mut release = release([true; 3], true);
         for node in 0..2 {
             release.note(node, silent());
-            release.note(node, Ok(Answer::Gone));
+            release.note(node, Ok(Answer::GoneBeside { token: 0 }));
         }
         assert!(release.verdict("k").unwrap().is_ok());
     }
@@ -181,9 +212,19 @@ mod tests {
             release.note(node, silent());
             release.note(node, failed());
             release.note(node, silent());
-            release.note(node, Ok(Answer::Gone));
+            release.note(node, Ok(Answer::GoneBeside { token: 0 }));
         }
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
+    }
+
+    #[test]
+    fn a_key_gone_beside_its_counter_was_deleted_before_the_connection_broke() {
+        let mut release = release([true; 3], true);
+        for node in 0..2 {
+            release.note(node, failed());
+            release.note(node, Ok(Answer::GoneBeside { token: 7 }));
+        }
+        assert!(release.verdict("k").unwrap().is_ok());
     }
 
     #[test]

@@ -138,6 +138,8 @@ const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ms(millis: u64) -> Duration {
@@ -190,5 +192,52 @@ mod tests {
         let two = Retry::default().max_retries(2);
         assert!(two.allows_another(2) && !two.allows_another(3));
         assert!(Retry::default().allows_another(u32::MAX));
+    }
+
+    fn duration() -> impl Strategy<Value = Duration> {
+        prop_oneof![any::<Duration>(), (0..10_000u64).prop_map(ms), Just(Duration::MAX)]
+    }
+
+    fn number() -> impl Strategy<Value = u32> {
+        prop_oneof![1..50u32, any::<u32>()]
+    }
+
+    proptest! {
+        #[test]
+        fn jittered_delays_are_bounded_whatever_is_asked(
+            min in duration(), jitter in duration(), n in number(),
+        ) {
+            let delay = Retry::jittered(min, jitter).delay(n);
+            prop_assert!(delay >= min.max(SHORTEST_DELAY), "{delay:?}");
+            prop_assert!(delay <= min.saturating_add(jitter).max(SHORTEST_DELAY), "{delay:?}");
+        }
+
+        #[test]
+        fn exponential_delays_are_bounded_whatever_is_asked(
+            base in duration(), factor: f64, most in duration(), jitter in duration(), n in number(),
+        ) {
+            let retry = Retry::exponential(base, factor, most);
+            prop_assert!(retry.delay(n) >= SHORTEST_DELAY);
+            prop_assert!(retry.delay(n) <= most.max(SHORTEST_DELAY));
+            let delay = retry.with_jitter(jitter).delay(n);
+            prop_assert!(delay <= most.saturating_add(jitter).max(SHORTEST_DELAY), "{delay:?}");
+        }
+
+        #[test]
+        fn exponential_delays_do_not_shrink(
+            base in duration(), factor in 1.0..10.0f64, most in duration(), n in 1..100u32,
+        ) {
+            let retry = Retry::exponential(base, factor, most);
+            prop_assert!(retry.delay(n) <= retry.delay(n + 1));
+        }
+
+        #[test]
+        fn chosen_delays_are_bounded_whatever_is_chosen(
+            chosen in duration(), jitter in duration(), n: u32,
+        ) {
+            let delay = Retry::from_fn(move |_| chosen).with_jitter(jitter).delay(n);
+            prop_assert!(delay >= chosen.max(SHORTEST_DELAY), "{delay:?}");
+            prop_assert!(delay <= chosen.saturating_add(jitter).max(SHORTEST_DELAY), "{delay:?}");
+        }
     }
 }

@@ -8,12 +8,12 @@ mod contender;
 mod machine;
 mod measure;
 mod scenario;
-mod servers;
 mod stage;
 mod table;
 
 use std::{process::ExitCode, time::Instant};
 
+use redlatch_bench::{Outcome, servers};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -22,9 +22,6 @@ use crate::{
     stage::Stage,
     table::{Row, Table},
 };
-
-/// What may go wrong in a run; the messages are for people.
-type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;

@@ -20,7 +20,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server. To be called on the main thread: the server ends with the thread that started it.
+    /// Starts a server. The server ends with the thread that started it, which is to be the main thread.
     pub fn start() -> Outcome<Self> {
         for _ in 0..20 {
             let port = next_port();
@@ -46,6 +46,19 @@ impl Server {
         waitpid(Some(self.pid()), WaitOptions::UNTRACED)?;
         self.stopped.store(true, Ordering::Relaxed);
         Ok(Stopped(self))
+    }
+
+    /// Kills the process, and with it all that it remembers.
+    pub fn kill(&mut self) -> Outcome<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts a killed server again, empty, on its old port. To be called on the main thread, as [`start`](Self::start).
+    pub fn revive(&mut self) -> Outcome<()> {
+        self.child = launch(self.port)?;
+        if self.answers() { Ok(()) } else { Err("a killed redis-server did not come back".into()) }
     }
 
     /// Waits until the server answers; false if it is not there or another has its port.

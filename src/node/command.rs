@@ -59,6 +59,8 @@ pub(crate) enum Answer {
     Refused { expires_in: Option<Duration>, holder: String },
     /// There is no lock.
     Gone,
+    /// There is no lock to release, and the fencing counter stands there.
+    GoneBeside { token: u64 },
     /// The lock was deleted.
     Deleted,
     /// What an inspection saw.

@@ -143,7 +143,10 @@ impl Kept {
                     self.locks.remove(lock);
                     return Answer::Deleted;
                 }
-                self.refusal(lock, now)
+                match self.refusal(lock, now) {
+                    Answer::Gone => Answer::GoneBeside { token: self.token(fence) },
+                    refusal => refusal,
+                }
             }
             Command::Inspect => {
                 let found = self.locks.get(lock);

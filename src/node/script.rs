@@ -84,6 +84,7 @@ pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
             [Value::Int(2), token, pttl] => ours(token, pttl),
             [Value::Int(0), Value::Int(pttl), holder] => refused(*pttl, holder),
             [Value::Int(-1)] => Some(Answer::Gone),
+            [Value::Int(-1), token] => number(token).map(|token| Answer::GoneBeside { token }),
             [Value::Int(3)] => Some(Answer::Deleted),
             [Value::Int(4), owner, Value::Int(pttl), token] => seen(owner, *pttl, token),
             _ => None,
@@ -165,6 +166,9 @@ static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(INSPECT_TEXT));
 
 #[cfg(test)]
 mod tests {
+    use deadpool_redis::redis::PushKind;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn int(number: i64) -> Value {
@@ -191,5 +195,61 @@ mod tests {
         let reply = Value::Array(vec![int(0), int(-1), Value::BulkString(b"ab".to_vec())]);
         let refused = Answer::Refused { expires_in: None, holder: "ab".into() };
         assert_eq!(decode(&reply).unwrap(), refused);
+    }
+
+    /// A reply of any shape, more often one that looks like a script's.
+    fn reply() -> impl Strategy<Value = Value> {
+        let number = prop_oneof![-3..6i64, any::<i64>()];
+        let scalar = prop_oneof![
+            4 => number.prop_map(Value::Int),
+            2 => any::<Vec<u8>>().prop_map(Value::BulkString),
+            1 => any::<String>().prop_map(Value::SimpleString),
+            1 => any::<f64>().prop_map(Value::Double),
+            1 => any::<bool>().prop_map(Value::Boolean),
+            1 => any::<Vec<u8>>().prop_map(Value::BigNumber),
+            1 => Just(Value::Nil),
+            1 => Just(Value::Okay),
+        ];
+        scalar.prop_recursive(3, 24, 5, |inner| {
+            let list = proptest::collection::vec(inner.clone(), 0..6);
+            let pairs = proptest::collection::vec((inner.clone(), inner), 0..3);
+            prop_oneof![
+                6 => list.clone().prop_map(Value::Array),
+                1 => list.clone().prop_map(Value::Set),
+                1 => pairs.prop_map(Value::Map),
+                1 => list.prop_map(|data| Value::Push { kind: PushKind::Message, data }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_reply_of_any_shape_is_an_answer_or_an_error(reply in reply()) {
+            let starts_with = match &reply {
+                Value::Array(fields) => fields.first(),
+                _ => None,
+            };
+            match decode(&reply) {
+                Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-1..=4)))),
+                Err(error) => prop_assert_eq!(error.kind(), ErrorKind::UnexpectedReturnType),
+            }
+        }
+
+        #[test]
+        fn what_a_node_says_of_a_lock_is_read_whatever_the_numbers(
+            pttl: i64, token: i64, holder: Vec<u8>,
+        ) {
+            let bulk = Value::BulkString(holder.clone());
+            let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
+            let refused = Value::Array(vec![int(0), int(pttl), bulk.clone()]);
+            let holder = String::from_utf8_lossy(&holder).into_owned();
+            prop_assert_eq!(decode(&refused).unwrap(), Answer::Refused { expires_in, holder });
+            let granted = decode(&Value::Array(vec![int(1), int(token)])).ok();
+            prop_assert_eq!(granted, u64::try_from(token).ok().map(|token| Answer::Granted { token }));
+            let ours = decode(&Value::Array(vec![int(2), int(token), int(pttl)]));
+            prop_assert_eq!(ours.is_ok(), token >= 0);
+            let seen = decode(&Value::Array(vec![int(4), bulk, int(pttl), int(token)]));
+            prop_assert_eq!(seen.is_ok(), token >= 0);
+        }
     }
 }

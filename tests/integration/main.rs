@@ -39,6 +39,7 @@ mod nodes;
 mod oddities;
 mod once_broken;
 mod outage;
+mod properties;
 mod quarantine;
 mod refuted;
 mod release;

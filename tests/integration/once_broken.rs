@@ -8,7 +8,8 @@ use redlatch::{LockManager, LossReason, Node, OwnerToken, Retry};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{
-    BOUND, Server, Site, eventually, everywhere, millis, on_servers, poll_times, secs, within,
+    BOUND, Proxy, Server, Site, eventually, everywhere, millis, on_servers, poll_times, secs,
+    within,
 };
 
 everywhere!(
@@ -25,6 +26,7 @@ on_servers!(
     extend_in_an_outage_is_unavailable,
     a_pools_borrower_cannot_move_the_lane_to_another_database,
     a_pool_in_full_use_still_locks,
+    a_release_whose_answer_was_lost_with_its_connection_is_confirmed,
 );
 
 fn owner() -> OwnerToken {
@@ -156,6 +158,21 @@ async fn a_pool_in_full_use_still_locks(site: Site) {
     manager.lock("k").try_acquire().await.unwrap().release().await.unwrap();
 }
 
+async fn a_release_whose_answer_was_lost_with_its_connection_is_confirmed(site: Site) {
+    let proxies: Vec<_> = site.all().iter().map(Proxy::start).collect();
+    let builder = LockManager::quorum(proxies.iter().map(Proxy::url));
+    let manager = builder.node_timeout(secs(10)).release_timeout(secs(10)).build().unwrap();
+    manager.lock("warm").await.unwrap().release().await.unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == site.all().len()).await;
+    proxies.iter().for_each(Proxy::swallow_replies);
+    let release = tokio::spawn(guard.release());
+    eventually("it is deleted", async || site.lock_keys().is_empty()).await;
+    proxies.iter().for_each(Proxy::heal);
+    proxies.iter().for_each(Proxy::cut);
+    within(release).await.unwrap().expect("it was ours when it was deleted");
+}
+
 /// Runs on threads of its own: the test's runtime is the third.
 async fn renewal_goes_on_when_the_runtime_of_the_first_use_ends(site: Site) {
     let manager = site.manager();
@@ -226,6 +243,40 @@ async fn an_adopted_lock_is_released_where_the_counter_is_ahead_too() {
     let adopted = site.manager().adopt(guard.into_ticket()).await.unwrap();
     adopted.release().await.unwrap();
     site.empties("k").await;
+}
+
+#[tokio::test]
+async fn close_does_not_wait_for_a_key_that_is_no_lock() {
+    let site = Site::servers(3);
+    for server in site.all() {
+        server.command(&["RPUSH", "k", "a list"]);
+    }
+    let slow = Proxy::start(&site.all()[2]);
+    let urls = [site.all()[0].url(), site.all()[1].url(), slow.url()];
+    let builder = LockManager::quorum(urls).node_timeout(BOUND).release_timeout(BOUND * 2);
+    let manager = builder.build().unwrap();
+    drop(manager.ping().await);
+    slow.delay_replies(millis(200));
+    within(manager.lock("k").try_acquire()).await.unwrap_err();
+    assert_eq!(within(manager.close()).await, 0);
+}
+
+#[test]
+fn a_release_reaches_every_server_although_its_runtime_has_ended() {
+    let site = Site::servers(3);
+    let manager = site.manager();
+    let guard = runtime().block_on(async {
+        let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+        eventually("every server has it", async || site.lock_keys().len() == 3).await;
+        guard
+    });
+    site.all()[2].pause();
+    runtime().block_on(within(guard.release())).unwrap();
+    site.all()[2].resume();
+    runtime().block_on(async {
+        manager.lock("other").await.unwrap().release().await.unwrap();
+        site.empties_of("k").await;
+    });
 }
 
 #[test]

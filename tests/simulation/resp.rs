@@ -71,6 +71,9 @@ impl From<&Answer> for Word {
                 vec![Self::Number(0), pttl(*expires_in, -1), Self::Text(holder.clone())]
             }
             Answer::Gone => vec![Self::Number(-1)],
+            Answer::GoneBeside { token } => {
+                vec![Self::Number(-1), Self::Number(int(*token))]
+            }
             Answer::Deleted => vec![Self::Number(3)],
             Answer::Seen(seen) => {
                 let owner = seen.owner.as_ref().map(|owner| owner.as_str().to_owned());

@@ -2,13 +2,20 @@
 -- KEYS: lock, fence   ARGV: owner, channel ('': never held, so nobody waits for it), fencing token of the lock,
 --                           and, where the owner may have another lock: lowest and highest fencing counter of this,
 --                           and 'again' where the command may come twice
--- Returns {3}: deleted; {0, pttl, ''}: another owner's, or another lock of this owner; {-1}: gone.
-local owner = redis.call('GET', KEYS[1])
+-- Returns {3}: deleted; {0, pttl, ''}: another owner's, or another lock of this owner; {-1, token}: gone, and
+--         where the fencing counter stands, which a node that lost its memory has not.
+local owner = redis.pcall('GET', KEYS[1])
+if type(owner) == 'table' then
+  -- What is no string is no lock.
+  if string.sub(owner.err, 1, 9) == 'WRONGTYPE' then return {0, -1, ''} end
+  return owner
+end
 -- A blank behind the counter tells a second release of this token, whose first reply was lost, from a lost lock.
 local released = ARGV[3] .. ' '
 if not owner then
-  if ARGV[6] and redis.call('GET', KEYS[2]) == released then return {3} end
-  return {-1}
+  local counter = redis.pcall('GET', KEYS[2])
+  if ARGV[6] and counter == released then return {3} end
+  return {-1, type(counter) == 'string' and tonumber(counter) or 0}
 end
 local is_this = owner == ARGV[1]
 if is_this and ARGV[4] then
