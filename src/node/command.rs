@@ -32,6 +32,20 @@ impl Command {
         matches!(self, Self::Acquire { .. } | Self::Touch { .. })
     }
 
+    /// The same command for a line out of use, where nobody knows when it arrives. A later lock of a chosen
+    /// owner may lie there by then: where the grant is not known, only the proposal itself is sure to be this
+    /// claim's, and a grant above it is left to its TTL.
+    pub(super) const fn as_stray(self) -> Self {
+        match self {
+            Self::Release { held: None, tokens: Some((lowest, highest)) }
+                if highest >= u64::MAX - 1 =>
+            {
+                Self::Release { held: None, tokens: Some((lowest, lowest)) }
+            }
+            command => command,
+        }
+    }
+
     /// Whether the command is a vote for a lock that the node does not have.
     pub(crate) const fn grants(self) -> bool {
         matches!(self, Self::Acquire { .. } | Self::Touch { mode: Touch::Heal, .. })

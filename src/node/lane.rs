@@ -353,7 +353,7 @@ impl Shared {
         }
         Some(async move {
             for (line, trail, command) in undos {
-                let undo = encode(command, trail, Spelling::Text, self.delivery());
+                let undo = encode(command.as_stray(), trail, Spelling::Text, self.delivery());
                 let undo = { undo }.set_no_response(true).take();
                 if line.undo(&undo, self.node_timeout).await {
                     trail.undone_on(self.index, &line);

@@ -95,4 +95,4 @@ fn simulate(kind: Kind) {
 }
 
 /// How many schedules of each kind are run unless told otherwise.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 400;
