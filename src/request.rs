@@ -149,8 +149,9 @@ impl LockRequest {
     /// assert!(guard.is_valid());
     /// # Ok(()) }
     /// ```
-    pub async fn acquire(self) -> Result<LockGuard> {
-        self.take(false).await
+    // No `async fn` around another: each would keep the request once more.
+    pub fn acquire(self) -> impl Future<Output = Result<LockGuard>> + Send {
+        self.take(false)
     }
 
     /// Takes the lock in one round or not at all, past the local queue.
@@ -209,8 +210,8 @@ impl LockRequest {
     /// assert_eq!(first.fencing_token(), again.fencing_token());
     /// # Ok(()) }
     /// ```
-    pub async fn acquire_or_extend(self) -> Result<LockGuard> {
-        self.take(true).await
+    pub fn acquire_or_extend(self) -> impl Future<Output = Result<LockGuard>> + Send {
+        self.take(true)
     }
 
     /// Takes the lock, renews it while `work` runs, and releases it.
