@@ -137,16 +137,15 @@ impl Ledger {
     /// Listens for the releases of a key at every node, as long as the returned value lives.
     pub(crate) fn listen(&self, key: &Arc<Key>) -> Hearing {
         let listening = self.links.iter().filter_map(|link| link.listen(key)).collect();
-        Hearing { listening, needed: quorum(self.links.len()) }
+        Hearing { listening, needed: self.quorum() }
     }
 
-    /// Takes a claim that is settled off the ledger, once. Returns whether it was there.
-    pub(crate) fn strike(&self, claim: &Claim) -> bool {
+    /// Takes a claim that is settled off the ledger.
+    pub(crate) fn strike(&self, claim: &Claim) {
         let was_there = lock(&self.claims).remove(&claim.id).is_some();
         if was_there && self.is_closed() {
             self.changed.notify_waiters();
         }
-        was_there
     }
 
     /// Notes that a majority has released a claim, once, and lets the next waiter in.
@@ -180,7 +179,7 @@ impl Ledger {
     pub(crate) async fn drained(&self) {
         loop {
             let changed = self.changed.notified();
-            if lock(&self.claims).is_empty() {
+            if self.is_empty() {
                 return;
             }
             changed.await;
@@ -191,7 +190,7 @@ impl Ledger {
     /// answered or the TTL is over. Once a majority of them has answered the claim counts as settled.
     pub(crate) async fn settle(self: Arc<Self>, claim: Arc<Claim>) {
         let (began, give_up) = (clock::now(), claim.ends());
-        let enough = claim.to_release().len().min(quorum(self.links.len()));
+        let enough = claim.to_release().len().min(self.quorum());
         let mut answered = 0;
         let mut pause = FIRST_PAUSE;
         loop {

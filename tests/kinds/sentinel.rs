@@ -1,6 +1,6 @@
 //! Locks on a master that Sentinels watch, through its failovers.
 
-use redlatch::{Error, LockManager, LossReason, Node, deadpool_redis::sentinel};
+use redlatch::{Error, LockGuard, LockManager, LossReason, Node, deadpool_redis::sentinel};
 
 use crate::cluster_of::wait;
 use crate::sentinels::{Sentinels, role};
@@ -69,14 +69,7 @@ async fn after_a_planned_failover_locks_are_taken_on_the_new_master() {
     site.wait_for_master(&site.servers[1]);
     // Until the old master hears of it, it goes on giving locks: that is what a failover can break.
     wait("the old master is demoted", || role(&site.servers[0]) == "slave");
-    let mut taken = None;
-    eventually("the manager follows", async || {
-        taken = within(manager.lock("k").try_acquire()).await.ok();
-        taken.is_some()
-    })
-    .await;
-    let guard = taken.unwrap();
-    assert_eq!(site.servers[1].get("k").as_deref(), Some(guard.owner_token().as_str()));
+    let guard = taken_on_the_new_master(&site, &manager).await;
     within(guard.release()).await.unwrap();
 }
 
@@ -132,14 +125,7 @@ async fn a_master_without_enough_replicas_is_left_for_a_new_one() {
     site.fail_over();
     site.wait_for_master(&site.servers[1]);
     // The old master is left although it is alive and nobody has demoted it yet.
-    let mut taken = None;
-    eventually("the manager follows", async || {
-        taken = within(manager.lock("k").try_acquire()).await.ok();
-        taken.is_some()
-    })
-    .await;
-    let guard = taken.unwrap();
-    assert_eq!(site.servers[1].get("k").as_deref(), Some(guard.owner_token().as_str()));
+    let _guard = taken_on_the_new_master(&site, &manager).await;
 }
 
 #[tokio::test]
@@ -184,4 +170,17 @@ fn a_sentinel_pool_is_a_node_of_its_own() {
     let node = Node::from(one);
     assert_eq!(node.name(), "sentinel");
     assert_eq!(node.with_notices("redis://ann:secret@h").unwrap().name(), "sentinel h:6379");
+}
+
+/// Tries until the manager has found the new master, and sees that the lock lies there.
+async fn taken_on_the_new_master(site: &Sentinels, manager: &LockManager) -> LockGuard {
+    let mut taken = None;
+    eventually("the manager follows", async || {
+        taken = within(manager.lock("k").try_acquire()).await.ok();
+        taken.is_some()
+    })
+    .await;
+    let guard = taken.unwrap();
+    assert_eq!(site.servers[1].get("k").as_deref(), Some(guard.owner_token().as_str()));
+    guard
 }
