@@ -82,6 +82,8 @@ struct Vote {
     raised: u64,
     /// The node said last that the lock there is not ours.
     refused: Option<Refused>,
+    /// How often the key was put back there.
+    heals: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,13 +279,17 @@ impl Claim {
         Command::Touch { ttl: Some(ttl), token: self.fencing_token().get(), mode }
     }
 
-    /// The nodes from which the key is gone. From here on they may hold it again.
+    /// The nodes from which the key is gone and where it may be put back. From here on they may hold it again.
     pub(crate) fn heal_where_gone(&self) -> Vec<usize> {
         let mut state = lock(&self.state);
-        let is_gone = |&node: &usize| state.votes[node].refused == Some(Refused::Gone);
-        let gone: Vec<usize> = (0..state.votes.len()).filter(is_gone).collect();
-        gone.iter().for_each(|&node| state.votes[node].refused = None);
-        gone
+        let votes = state.votes.iter_mut().enumerate();
+        let gone = votes
+            .filter(|(_, vote)| vote.refused == Some(Refused::Gone) && vote.heals < MOST_HEALS);
+        let heal = |(node, vote): (usize, &mut Vote)| {
+            (vote.refused, vote.heals) = (None, vote.heals + 1);
+            node
+        };
+        gone.map(heal).collect()
     }
 
     /// The span of the lock's life.
@@ -427,3 +433,7 @@ impl fmt::Debug for Claim {
             .finish_non_exhaustive()
     }
 }
+
+/// How often one lock is put back on one node: enough for restarts, but a node that drops it again and again, or
+/// somebody who deletes it there, has the last word.
+const MOST_HEALS: u32 = 16;

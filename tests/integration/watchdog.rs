@@ -331,3 +331,29 @@ async fn ticking(manager: &LockManager) -> (redlatch::LockGuard, Events) {
     let guard = request.auto_renew_every(millis(20)).await.unwrap();
     (guard, ticks)
 }
+
+/// A node that loses the key again and again, or somebody who deletes it there, has the last word.
+#[tokio::test]
+async fn a_lock_is_put_back_on_a_node_a_limited_number_of_times() {
+    let (site, events) = (Site::servers(3), Events::default());
+    let request = site.manager().lock("k").ttl(secs(600)).on_renewal(events.listener());
+    let guard = request.auto_renew_every(millis(10)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    let forgetful = &site.all()[0];
+    let mut put_back = 0;
+    loop {
+        forgetful.command(&["DEL", "k"]);
+        let mut is_back = false;
+        for _ in 0..20 {
+            events.more_renewals(1).await;
+            is_back |= forgetful.get("k").is_some();
+        }
+        if !is_back {
+            break;
+        }
+        put_back += 1;
+        assert!(put_back < 100, "it is put back for ever");
+    }
+    assert!(put_back >= 1, "a restart does not count against the lock");
+    assert!(guard.is_valid(), "the majority has it");
+}
