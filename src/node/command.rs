@@ -32,10 +32,10 @@ impl Command {
         matches!(self, Self::Acquire { .. } | Self::Touch { .. })
     }
 
-    /// The same command for a line out of use, where nobody knows when it arrives. A later lock of a chosen
-    /// owner may lie there by then: where the grant is not known, only the proposal itself is sure to be this
-    /// claim's, and a grant above it is left to its TTL.
-    pub(super) const fn as_stray(self) -> Self {
+    /// The same command where a later lock of a chosen owner may be there before it: on a line out of use, or
+    /// sent again. Where the grant is not known, only the proposal itself is sure to be this claim's, and a grant
+    /// above it is left to its TTL.
+    pub(super) const fn when_overtaken(self) -> Self {
         match self {
             Self::Release { held: None, tokens: Some((lowest, highest)) }
                 if highest >= u64::MAX - 1 =>

@@ -139,7 +139,10 @@ impl Shared {
         let is_unknown = |&at: &usize| is_unknown_script(&replies[at]);
         let unknown: Vec<usize> = (0..items.len()).filter(is_unknown).collect();
         if !unknown.is_empty() {
-            let by_text = |at: usize| self.parcel(items[unknown[at]], Spelling::Text);
+            let by_text = |at: usize| {
+                let (trail, command) = items[unknown[at]];
+                self.parcel((trail, command.when_overtaken()), Spelling::Text)
+            };
             let again = self.send(unknown.len(), by_text, used).await?;
             for (&at, reply) in unknown.iter().zip(again) {
                 replies[at] = reply;
@@ -353,7 +356,7 @@ impl Shared {
         }
         Some(async move {
             for (line, trail, command) in undos {
-                let undo = encode(command.as_stray(), trail, Spelling::Text, self.delivery());
+                let undo = encode(command.when_overtaken(), trail, Spelling::Text, self.delivery());
                 let undo = { undo }.set_no_response(true).take();
                 if line.undo(&undo, self.node_timeout).await {
                     trail.undone_on(self.index, &line);
