@@ -3,11 +3,12 @@
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use crate::{
-    claim::{Claim, Offer},
+    claim::Claim,
     error::Result,
     keeper::{Job, Keeper, Work},
     key::Key,
     node::Trail,
+    policy::Offer,
     token::OwnerToken,
 };
 

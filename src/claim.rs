@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Mutex, OnceLock},
     time::Duration,
 };
 
@@ -15,8 +15,8 @@ use tracing::Span;
 use crate::{
     clock,
     error::{LossReason, NodeError, Result},
-    event::RenewalEvent,
     node::{Answer, Command, Touch, Trail},
+    policy::{Offer, Renewal, Undo},
     release::Release,
     sync::lock,
     token::FencingToken,
@@ -29,7 +29,10 @@ pub(crate) struct Claim {
     pub(crate) id: u64,
     pub(crate) trail: Trail,
     pub(crate) undo: Undo,
-    pub(crate) renewal: Option<Renewal>,
+    /// There once the lock is to be renewed.
+    renewal: OnceLock<Renewal>,
+    /// For how long the key stays at least, though the lock may be released before.
+    min_hold: Duration,
     quorum: usize,
     drift: ClockDrift,
     state: Mutex<State>,
@@ -37,35 +40,14 @@ pub(crate) struct Claim {
     pub(crate) changed: Notify,
 }
 
-/// What must be undone if the claim never becomes a lock, and how its keys are told from others'.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Undo {
-    /// Every key with the owner token: it is this claim's alone.
-    Everything,
-    /// What was granted from this proposal on. The owner token is the caller's, and may have been used for
-    /// another lock before: that has a lower fencing token.
-    GrantedSince(u64),
-    /// Nothing: the lock is another guard's until it is adopted.
-    Nothing,
-}
-
-/// The wish to be renewed.
-#[derive(Clone)]
-pub(crate) struct Renewal {
-    /// How often; `None`: each third of the TTL.
-    pub(crate) every: Option<Duration>,
-    pub(crate) on_event: Option<Listener>,
-}
-
-/// What is called at each event of a renewed lock.
-pub(crate) type Listener = Arc<dyn Fn(&RenewalEvent) + Send + Sync>;
-
 struct State {
     votes: Box<[Vote]>,
     held: Option<Held>,
     /// No node keeps the key longer than this.
     ends: Instant,
     release: Option<Release>,
+    /// The release leaves the key in place until then.
+    kept_until: Option<Instant>,
     /// From this proposal on, grants at a node are a later claim's of the same owner.
     spared_from: u64,
     /// The span of the lock's life; closed with it.
@@ -97,6 +79,7 @@ enum Refused {
 struct Held {
     token: u64,
     ttl: Duration,
+    since: Instant,
     valid_until: Instant,
     lost: Option<LossReason>,
     /// Whether the loss was told to `on_renewal` and the log.
@@ -105,20 +88,22 @@ struct Held {
 
 impl Claim {
     pub(crate) fn new(id: u64, trail: Trail, drift: ClockDrift, offer: Offer) -> Self {
-        let nodes = trail.nodes();
+        let (nodes, Offer { undo, policy }) = (trail.nodes(), offer);
         let state = State {
             votes: vec![Vote::default(); nodes].into(),
             held: None,
             ends: clock::now(),
             release: None,
+            kept_until: None,
             spared_from: u64::MAX,
             span: Span::none(),
         };
         Self {
             id,
             trail,
-            undo: offer.undo,
-            renewal: offer.renewal,
+            undo,
+            renewal: policy.renewal.map(OnceLock::from).unwrap_or_default(),
+            min_hold: policy.min_hold,
             quorum: quorum(nodes),
             drift,
             state: Mutex::new(state),
@@ -207,9 +192,10 @@ impl Claim {
     /// Turns the claim into a held lock, if a majority supports it yet. Returns whether it does.
     pub(crate) fn hold(&self, token: u64, ttl: Duration, span: Span) -> bool {
         let mut state = lock(&self.state);
-        let supported = state.supported(self.quorum).filter(|until| *until > clock::now());
+        let since = clock::now();
+        let supported = state.supported(self.quorum).filter(|until| *until > since);
         let Some(valid_until) = supported else { return false };
-        state.held = Some(Held { token, ttl, valid_until, lost: None, loss_told: false });
+        state.held = Some(Held { token, ttl, since, valid_until, lost: None, loss_told: false });
         state.span = span;
         true
     }
@@ -273,6 +259,28 @@ impl Claim {
         }
     }
 
+    /// How the lock is renewed, if it is.
+    pub(crate) fn renewal(&self) -> Option<&Renewal> {
+        self.renewal.get()
+    }
+
+    /// Wishes the lock to be renewed, unless it is already.
+    pub(crate) fn renew_by(&self, renewal: Renewal) {
+        self.renewal.get_or_init(|| renewal);
+    }
+
+    /// For how long the next renewal extends the lock. `None`: it may be held no longer than it is.
+    pub(crate) fn next_extension(&self) -> Option<Extension> {
+        let (now, ttl) = (clock::now(), self.ttl());
+        let Some(max_hold) = self.renewal().and_then(|renewal| renewal.max_hold) else {
+            return Some(Extension { ttl, is_last: false });
+        };
+        let (since, valid_until) = self.held(|held| (held.since, held.valid_until))?;
+        let left = (since + max_hold).saturating_duration_since(now);
+        let extension = Extension { ttl: ttl.min(left), is_last: left <= ttl };
+        (self.drift.deadline(now, extension.ttl) > valid_until).then_some(extension)
+    }
+
     /// The command that extends the lock.
     pub(crate) fn touch(&self, ttl: Duration, mode: Touch) -> Command {
         self.expect_until(ttl);
@@ -310,6 +318,9 @@ impl Claim {
             let asked = (0..state.votes.len()).map(may_hold);
             let token = state.held.as_ref().map_or(0, |held| held.token);
             state.release = Some(Release::new(asked, is_valid, token));
+            let since = state.held.as_ref().filter(|_| is_valid).map(|held| held.since);
+            state.kept_until = since.map(|since| since + self.min_hold);
+            state.ends = state.ends.max(state.kept_until.unwrap_or(state.ends));
         }
         let span = std::mem::replace(&mut state.span, Span::none());
         drop(state);
@@ -330,7 +341,9 @@ impl Claim {
     pub(crate) fn release_command(&self, node: usize) -> Command {
         let state = lock(&self.state);
         let held = state.held.as_ref().map(|held| held.token);
-        Command::Release { held, tokens: self.tokens_at(&state, node, held) }
+        let kept = state.kept_until.map(|until| until.saturating_duration_since(clock::now()));
+        let tokens = self.tokens_at(&state, node, held);
+        Command::Release { held, tokens, keep: kept.filter(|kept| !kept.is_zero()) }
     }
 
     /// The fencing counters with which the key at a node is this claim's, if the owner token does not say it.
@@ -389,10 +402,12 @@ impl Claim {
     }
 }
 
-/// What a claim is made with, beside key and owner.
-pub(crate) struct Offer {
-    pub(crate) undo: Undo,
-    pub(crate) renewal: Option<Renewal>,
+/// What the next renewal is to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extension {
+    pub(crate) ttl: Duration,
+    /// The lock may be held no longer than that.
+    pub(crate) is_last: bool,
 }
 
 impl State {

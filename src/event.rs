@@ -28,6 +28,15 @@ pub enum RenewalEvent {
         /// What is left of the validity.
         remaining: Duration,
     },
+    /// The lock is not renewed any more, since [`max_hold`](crate::LockRequest::max_hold) allows no more: unless
+    /// it is released before, it ends at `valid_until`.
+    #[non_exhaustive]
+    Stopped {
+        /// The lock's key.
+        key: String,
+        /// Until when the lock may still be relied on.
+        valid_until: Instant,
+    },
     /// The lock is lost. This is the last event.
     #[non_exhaustive]
     Lost {

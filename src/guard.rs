@@ -1,17 +1,19 @@
 //! The guard: a held lock, released when dropped.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::{
     armed::Armed,
+    claim::Claim,
     clock,
     error::Result,
     extend::{extend, extend_once},
-    held::{Lost, WhileHeld},
+    held::{Lost, WarnBefore, WhileHeld},
     keeper::Keeper,
+    policy::Renewal,
     ticket::LockTicket,
     token::{FencingToken, OwnerToken},
 };
@@ -48,9 +50,14 @@ impl LockGuard {
         Self { armed }
     }
 
-    #[cfg(test)]
-    pub(crate) const fn claim(&self) -> &std::sync::Arc<crate::claim::Claim> {
+    pub(crate) const fn claim(&self) -> &Arc<Claim> {
         self.armed.claim()
+    }
+
+    /// Has the lock renewed from now on.
+    pub(crate) fn renew_by(&self, renewal: Renewal) {
+        self.armed.claim().renew_by(renewal);
+        self.armed.keeper().watch(self.armed.claim());
     }
 
     /// Returns the key as the caller gave it, without the manager's prefix.
@@ -179,7 +186,7 @@ impl LockGuard {
     /// # Ok(()) }
     /// ```
     pub fn lost(&self) -> Lost<'_> {
-        Lost::new(self.armed.claim())
+        Lost::new(self.armed.claim(), std::iter::empty())
     }
 
     /// Runs `work` as long as the lock is held. On loss the work is dropped at its current await.
@@ -209,6 +216,34 @@ impl LockGuard {
     /// ```
     pub fn while_held<F: Future>(&self, work: F) -> WhileHeld<'_, F> {
         WhileHeld::new(self.lost(), work)
+    }
+
+    /// Returns a future that completes `early` before the lock ends, to finish or to hand over in time.
+    ///
+    /// It follows extends and renewals: a renewed lock warns once its renewal has failed for so long, or has
+    /// [stopped](crate::LockRequest::max_hold). It completes at once if less is left, or if the lock is lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Panics
+    ///
+    /// Awaiting it outside of a tokio runtime with a timer panics, as all of tokio's timers do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let guard = LockManager::in_memory().lock("k").ttl(Duration::from_secs(2)).await?;
+    /// guard.warn_before(Duration::from_millis(1_900)).await;
+    /// assert!(guard.is_valid()); // there is time to clean up
+    /// # Ok(()) }
+    /// ```
+    pub fn warn_before(&self, early: Duration) -> WarnBefore<'_> {
+        WarnBefore::new(std::iter::once(&**self.armed.claim()), early)
     }
 
     /// Releases the lock and tells whether it was still ours.

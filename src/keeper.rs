@@ -80,7 +80,7 @@ impl Keeper {
 
     /// Has a lock renewed and its loss told.
     pub(crate) fn watch(self: &Arc<Self>, claim: &Arc<Claim>) {
-        if claim.renewal.is_some() {
+        if claim.renewal().is_some() {
             self.send(Work::Watch(claim.clone()));
         }
     }
@@ -170,7 +170,7 @@ impl Keeper {
     fn left_over(&self) -> Vec<Work> {
         let work = |claim: Arc<Claim>| match claim.trail.is_withdrawn() {
             true => Some(Work::Release(claim)),
-            false if claim.renewal.is_some() && claim.was_held() => Some(Work::Watch(claim)),
+            false if claim.renewal().is_some() && claim.was_held() => Some(Work::Watch(claim)),
             false => None,
         };
         self.ledger.open().into_iter().filter_map(work).collect()

@@ -13,11 +13,12 @@ use std::{
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
-    claim::{Claim, Undo},
+    claim::Claim,
     clock,
     error::NodeError,
     key::Key,
     node::{Answer, Command, Hear, Link, Listening, Node, Notice},
+    policy::Undo,
     release::Release,
     retry::below,
     round::Round,

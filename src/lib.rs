@@ -31,6 +31,7 @@
 //!   [`try_acquire`](LockRequest::try_acquire), [`run`](LockRequest::run).
 //! - [`LockGuard`]: validity, [`extend`](LockGuard::extend), [`lost`](LockGuard::lost),
 //!   [`while_held`](LockGuard::while_held), [`release`](LockGuard::release).
+//! - [`LockSet`]: several locks at once, all or none.
 //! - [`Error`]: held, unreachable, too late, lost and misconfigured are different things.
 //!
 //! # Features
@@ -54,12 +55,15 @@ mod key;
 mod ledger;
 mod manager;
 mod node;
+mod policy;
 mod random;
 mod release;
 mod renewal;
 mod request;
 mod retry;
 mod round;
+mod set;
+mod set_request;
 mod settings;
 mod status;
 mod sync;
@@ -80,11 +84,13 @@ pub use crate::{
     error::{Error, LossReason, NodeError, Result},
     event::RenewalEvent,
     guard::LockGuard,
-    held::{Lost, WhileHeld},
+    held::{Lost, WarnBefore, WhileHeld},
     manager::{LockManager, LockManagerBuilder},
     node::{IntoNode, Node},
     request::LockRequest,
     retry::Retry,
+    set::LockSet,
+    set_request::LockSetRequest,
     status::{LockStatus, NodeHealth, NodeVote},
     ticket::LockTicket,
     token::{FencingToken, OwnerToken},

@@ -9,6 +9,7 @@ use crate::{
     node::{IntoNode, Node},
     request::LockRequest,
     retry::Retry,
+    set_request::LockSetRequest,
     settings::Settings,
     status::{self, LockStatus, NodeHealth},
     ticket::{self, LockTicket},
@@ -76,6 +77,25 @@ impl LockManager {
     #[doc(alias = "lease")]
     pub fn lock(&self, key: impl Into<String>) -> LockRequest {
         LockRequest::new(self.keeper.clone(), key.into())
+    }
+
+    /// Starts a request for the locks of all these keys at once: all or none. A key that is named twice is
+    /// locked once.
+    ///
+    /// Nothing is checked or sent before one of the request's ends is awaited.
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let transfer = manager.lock_all(["account:7", "account:3"]).acquire().await?;
+    /// assert!(transfer.fencing_token("account:3").is_some());
+    /// transfer.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn lock_all<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> LockSetRequest {
+        let each = LockRequest::new(self.keeper.clone(), String::new());
+        LockSetRequest::new(each, keys.into_iter().map(Into::into).collect())
     }
 
     /// Takes over the lock of a ticket, with the same owner and fencing tokens, and extends it to the ticket's TTL.

@@ -15,14 +15,13 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
-    claim::Claim,
+    claim::{Claim, Extension},
     clock,
     error::{Error, LossReason, NodeError},
     event::RenewalEvent,
     keeper::Job,
     ledger::Ledger,
-    node::{Answer, Touch},
-    retry::below,
+    node::{Answer, Command, Touch},
     round::{Reply, Round},
     validity::quorum,
 };
@@ -70,7 +69,9 @@ impl Schedule {
 
     pub(crate) fn watch(&mut self, claim: &Arc<Claim>) {
         let Ok(valid_until) = claim.judge() else { return tell_loss(claim) };
-        self.due.push(Reverse((next_renewal(claim), claim.id, Duty::Renew)));
+        if let Some(next) = next_renewal(claim) {
+            self.due.push(Reverse((next, claim.id, Duty::Renew)));
+        }
         self.due.push(Reverse((valid_until, claim.id, Duty::Judge)));
         if self.due.len() >= self.next_sweep {
             let ledger = &self.ledger;
@@ -84,9 +85,9 @@ impl Schedule {
     /// Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Job {
         loop {
-            if let Some(claims) = self.take_due(clock::now()) {
+            if let Some(items) = self.take_due(clock::now()) {
                 self.batches += 1;
-                return Box::pin(renew(self.ledger.clone(), claims, self.returns.0.clone()));
+                return Box::pin(renew(self.ledger.clone(), items, self.returns.0.clone()));
             }
             let next = self.due.peek().map(|Reverse((at, ..))| *at);
             tokio::select! {
@@ -101,7 +102,7 @@ impl Schedule {
     }
 
     /// Takes what is due by now, or so soon that it may go along; deadlines are judged on the way.
-    fn take_due(&mut self, now: Instant) -> Option<Vec<Arc<Claim>>> {
+    fn take_due(&mut self, now: Instant) -> Option<Vec<Item>> {
         let mut batch = Vec::new();
         let mut too_much = Vec::new();
         while let Some(Reverse((at, id, duty))) = self.due.peek().copied() {
@@ -120,7 +121,10 @@ impl Schedule {
                 (Ok(_), Duty::Renew) if self.batches >= MOST_BATCHES => {
                     too_much.push(Reverse((now + QUANTUM, id, duty)));
                 }
-                (Ok(_), Duty::Renew) => batch.push(claim),
+                (Ok(until), Duty::Renew) => match claim.next_extension() {
+                    Some(extension) => batch.push(Item::new(claim, extension)),
+                    None => tell_stop(&claim, until),
+                },
             }
         }
         self.due.extend(too_much);
@@ -128,18 +132,10 @@ impl Schedule {
     }
 }
 
-/// Every third of the TTL or as the caller wished, up to a tenth earlier, so that locks taken together spread out.
-fn next_renewal(claim: &Claim) -> Instant {
-    let ttl = claim.ttl();
-    let wished = claim.renewal.as_ref().and_then(|renewal| renewal.every);
-    let interval = wished.filter(|every| *every < ttl).unwrap_or(ttl / 3);
-    clock::now() + interval - below(interval / 10)
-}
-
 /// Extends locks with one pipeline for each node, and puts back the keys that a minority has lost.
-async fn renew(ledger: Arc<Ledger>, claims: Vec<Arc<Claim>>, back: mpsc::UnboundedSender<Return>) {
-    let span = tracing::debug_span!("renew", key = claims[0].key(), locks = claims.len());
-    let mut batch = Batch::new(ledger, claims, back);
+async fn renew(ledger: Arc<Ledger>, items: Vec<Item>, back: mpsc::UnboundedSender<Return>) {
+    let span = tracing::debug_span!("renew", key = items[0].claim.key(), locks = items.len());
+    let mut batch = Batch::new(ledger, items, back);
     async {
         while let Some(reply) = batch.round.next().await {
             batch.note(reply);
@@ -164,7 +160,7 @@ struct Batch {
 
 struct Item {
     claim: Arc<Claim>,
-    ttl: Duration,
+    extension: Extension,
     /// The deadline before this renewal: what is put back must be sent before it.
     deadline: Option<Instant>,
     confirmed: usize,
@@ -173,14 +169,10 @@ struct Item {
 }
 
 impl Batch {
-    fn new(
-        ledger: Arc<Ledger>,
-        claims: Vec<Arc<Claim>>,
-        back: mpsc::UnboundedSender<Return>,
-    ) -> Self {
+    fn new(ledger: Arc<Ledger>, items: Vec<Item>, back: mpsc::UnboundedSender<Return>) -> Self {
         let (mut round, sent) = (Round::new(), clock::now());
-        let touch = |claim: &Arc<Claim>| (claim.clone(), claim.touch(claim.ttl(), Touch::Keep));
-        let touches: Arc<[_]> = claims.iter().map(touch).collect();
+        let touch = |item: &Item| (item.claim.clone(), item.touch(Touch::Keep));
+        let touches: Arc<[_]> = items.iter().map(touch).collect();
         for node in 0..ledger.links.len() {
             let (ledger, touches) = (ledger.clone(), touches.clone());
             round.push(node, sent, async move {
@@ -188,8 +180,7 @@ impl Batch {
                 ledger.links[node].ask_all(&trailed.collect::<Vec<_>>()).await
             });
         }
-        let open = claims.len();
-        let items = claims.into_iter().map(Item::new).collect();
+        let open = items.len();
         Self { quorum: quorum(ledger.links.len()), ledger, items, open, round, back }
     }
 
@@ -197,7 +188,7 @@ impl Batch {
         for (item, answer) in self.items.iter_mut().zip(reply.answer) {
             match answer {
                 Ok(answer) => {
-                    let is_ours = item.claim.note(reply.node, reply.sent, item.ttl, &answer);
+                    let is_ours = item.note(reply.node, reply.sent, &answer);
                     item.confirmed += usize::from(is_ours);
                 }
                 Err(error) => item.errors.push(error),
@@ -234,7 +225,7 @@ impl Batch {
                 continue;
             }
             for node in item.claim.heal_where_gone() {
-                let heal = item.claim.touch(item.ttl, Touch::Heal);
+                let heal = item.touch(Touch::Heal);
                 tracing::debug!(
                     key = item.claim.key(),
                     node = ledger.nodes[node].name(),
@@ -247,16 +238,25 @@ impl Batch {
         while let Some(Reply { node, sent, answer: (place, answer) }) = round.next().await {
             let item = &items[place];
             if let Ok(answer) = answer {
-                item.claim.note(node, sent, item.ttl, &answer);
+                item.note(node, sent, &answer);
             }
         }
     }
 }
 
 impl Item {
-    fn new(claim: Arc<Claim>) -> Self {
-        let (ttl, deadline) = (claim.ttl(), claim.valid_until());
-        Self { claim, ttl, deadline, confirmed: 0, errors: Vec::new(), is_told: false }
+    fn new(claim: Arc<Claim>, extension: Extension) -> Self {
+        let deadline = claim.valid_until();
+        Self { claim, extension, deadline, confirmed: 0, errors: Vec::new(), is_told: false }
+    }
+
+    fn touch(&self, mode: Touch) -> Command {
+        self.claim.touch(self.extension.ttl, mode)
+    }
+
+    /// Notes a node's answer. Returns whether it was a yes.
+    fn note(&self, node: usize, sent: Instant, answer: &Answer) -> bool {
+        self.claim.note(node, sent, self.extension.ttl, answer)
     }
 
     /// Tells how the renewal went. Returns when the lock is due again, if it is still held, and when it must be
@@ -272,16 +272,20 @@ impl Item {
         };
         let is_earlier = self.deadline.is_some_and(|deadline| until < deadline);
         let judge = is_earlier.then_some((until, claim.id, Duty::Judge));
-        let renew = (self.tell(until, quorum), claim.id, Duty::Renew);
-        judge.into_iter().chain([renew]).collect()
+        let renew = self.tell(until, quorum).map(|next| (next, claim.id, Duty::Renew));
+        judge.into_iter().chain(renew).collect()
     }
 
-    /// Tells the owner how the renewal went. Returns when the next is due.
-    fn tell(&self, until: Instant, quorum: usize) -> Instant {
+    /// Tells the owner how the renewal went. Returns when the next is due, if there is to be one.
+    fn tell(&self, until: Instant, quorum: usize) -> Option<Instant> {
         let claim = &self.claim;
         if self.confirmed >= quorum {
             let valid_until = clock::to_tokio(until);
             tell(claim, || RenewalEvent::Renewed { key: claim.key().to_owned(), valid_until });
+            if self.extension.is_last {
+                tell_stop(claim, until);
+                return None;
+            }
             return next_renewal(claim);
         }
         let remaining = until.saturating_duration_since(clock::now());
@@ -292,7 +296,7 @@ impl Item {
             "renewal failed"
         );
         tell(claim, || self.failed(quorum, remaining));
-        clock::now() + (remaining / 10).clamp(SHORTEST_PAUSE, LONGEST_NAP)
+        Some(clock::now() + (remaining / 10).clamp(SHORTEST_PAUSE, LONGEST_NAP))
     }
 
     fn failed(&self, quorum: usize, remaining: Duration) -> RenewalEvent {
@@ -301,6 +305,17 @@ impl Item {
         let error = Error::Unavailable { key: key.clone(), needed: quorum, reached, nodes };
         RenewalEvent::Failed { key, error, remaining }
     }
+}
+
+fn next_renewal(claim: &Claim) -> Option<Instant> {
+    claim.renewal().map(|renewal| renewal.next(claim.ttl()))
+}
+
+/// Tells the owner that a lock is not renewed any more, and ends at this time.
+fn tell_stop(claim: &Claim, until: Instant) {
+    let valid_until = clock::to_tokio(until);
+    tracing::debug!(key = claim.key(), "held for as long as it may be; renewal ends");
+    tell(claim, || RenewalEvent::Stopped { key: claim.key().to_owned(), valid_until });
 }
 
 /// Tells the log and the owner that a lock is lost, once.
@@ -316,7 +331,7 @@ pub(crate) fn tell_loss(claim: &Claim) {
 
 /// Calls the owner's callback, if there is one. A panic in it is the owner's own affair.
 fn tell(claim: &Claim, event: impl FnOnce() -> RenewalEvent) {
-    let renewal = claim.renewal.as_ref();
+    let renewal = claim.renewal();
     let Some(on_event) = renewal.and_then(|renewal| renewal.on_event.as_ref()) else { return };
     let event = event();
     if catch_unwind(AssertUnwindSafe(|| on_event(&event))).is_err() {

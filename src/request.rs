@@ -13,11 +13,11 @@ use tracing::{Instrument, Span};
 use crate::{
     acquire,
     attempt::{Opening, Wish, attempt},
-    claim::{Listener, Renewal},
     error::{Error, Result},
     event::RenewalEvent,
     guard::LockGuard,
     keeper::Keeper,
+    policy::{Policy, Renewal},
     retry::Retry,
     token::OwnerToken,
 };
@@ -36,6 +36,7 @@ use crate::{
 /// assert_eq!(guard.key(), "invoice:42");
 /// # Ok(()) }
 /// ```
+#[derive(Clone)]
 #[must_use = "a request takes no lock before it is awaited"]
 pub struct LockRequest {
     keeper: Arc<Keeper>,
@@ -44,8 +45,9 @@ pub struct LockRequest {
     wait_timeout: Option<Duration>,
     retry: Retry,
     owner: Option<OwnerToken>,
-    renewal: Option<Renewal>,
-    on_renewal: Option<Listener>,
+    is_renewed: bool,
+    renewal: Renewal,
+    min_hold: Duration,
 }
 
 impl LockRequest {
@@ -57,8 +59,9 @@ impl LockRequest {
             key,
             wait_timeout: None,
             owner: None,
-            renewal: None,
-            on_renewal: None,
+            is_renewed: false,
+            renewal: Renewal::new(),
+            min_hold: Duration::ZERO,
         }
     }
 
@@ -98,8 +101,10 @@ impl LockRequest {
     }
 
     /// Has the lock renewed in the background each third of its TTL, as long as the guard lives. Default: not.
-    pub fn auto_renew(mut self) -> Self {
-        self.renewal = Some(Renewal { every: None, on_event: None });
+    #[doc(alias = "watchdog")]
+    pub const fn auto_renew(mut self) -> Self {
+        self.is_renewed = true;
+        self.renewal.every = None;
         self
     }
 
@@ -107,8 +112,9 @@ impl LockRequest {
     ///
     /// It must be more than zero and less than the TTL; anything else is an [`Error::Config`] when the lock
     /// is taken.
-    pub fn auto_renew_every(mut self, interval: Duration) -> Self {
-        self.renewal = Some(Renewal { every: Some(interval), on_event: None });
+    pub const fn auto_renew_every(mut self, interval: Duration) -> Self {
+        self.is_renewed = true;
+        self.renewal.every = Some(interval);
         self
     }
 
@@ -117,7 +123,43 @@ impl LockRequest {
     /// It is called for locks with auto-renewal only, on the background task, so it should return soon. A
     /// panic in it is caught and logged.
     pub fn on_renewal(mut self, listener: impl Fn(&RenewalEvent) + Send + Sync + 'static) -> Self {
-        self.on_renewal = Some(Arc::new(listener));
+        self.renewal.on_event = Some(Arc::new(listener));
+        self
+    }
+
+    /// Sets how long auto-renewal may keep the lock. Default: as long as the guard lives.
+    ///
+    /// Counted from when the lock was taken. The last renewal ends at that time, with
+    /// [`RenewalEvent::Stopped`]; unless the lock is released before, it is lost then, as `Expired`. So a holder
+    /// that hangs is in the way no longer than this. An explicit [`extend`](LockGuard::extend) is not bounded.
+    ///
+    /// It must not be less than the TTL; else it is an [`Error::Config`] when the lock is taken.
+    pub const fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.renewal.max_hold = Some(max_hold);
+        self
+    }
+
+    /// Sets how long the key stays in Redis at least, even if the lock is released before. Default: not.
+    ///
+    /// Counted from when the lock was taken. An earlier release or drop leaves the key in place to end at that
+    /// time, so that a job which takes less than the clocks of its hosts differ, and is started on each of them
+    /// at the same minute, runs once. A lock that was lost is not kept. On [`acquire_or_extend`](Self::acquire_or_extend)
+    /// the same owner token may take such a key over.
+    ///
+    /// It may be longer than the TTL, and up to 24 h; else it is an [`Error::Config`] when the lock is taken.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let guard = manager.lock("nightly").min_hold(Duration::from_secs(60)).try_acquire().await?;
+    /// guard.release().await?;
+    /// assert!(manager.lock("nightly").try_acquire().await.unwrap_err().is_contended());
+    /// # Ok(()) }
+    /// ```
+    pub const fn min_hold(mut self, min_hold: Duration) -> Self {
+        self.min_hold = min_hold;
         self
     }
 
@@ -238,15 +280,46 @@ impl LockRequest {
     /// assert!(token.get() > 0);
     /// # Ok(()) }
     /// ```
-    pub async fn run<T>(mut self, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
-        self.renewal = self.renewal.or(Some(Renewal { every: None, on_event: None }));
-        let guard = self.acquire().await?;
+    pub async fn run<T>(self, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
+        let guard = self.renewed().acquire().await?;
         let value = guard.while_held(work(&guard)).await?;
         let (key, fencing_token) = (guard.key().to_owned(), guard.fencing_token().get());
         if let Err(error) = guard.release().await {
             tracing::warn!(key, fencing_token, %error, "work done, but release not confirmed");
         }
         Ok(value)
+    }
+
+    /// The same request for another key, without renewal.
+    pub(crate) fn of(&self, key: String) -> Self {
+        Self { key, is_renewed: false, ..self.clone() }
+    }
+
+    /// Refuses what cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.keeper.key(self.key.clone())?;
+        self.check_options()
+    }
+
+    /// How long the lock lives without an extend.
+    pub(crate) const fn lives(&self) -> Duration {
+        self.ttl
+    }
+
+    /// How long the acquire may take.
+    pub(crate) const fn waits(&self) -> Option<Duration> {
+        self.wait_timeout
+    }
+
+    /// How the lock is renewed, if it is.
+    pub(crate) fn renewal(&self) -> Option<&Renewal> {
+        self.is_renewed.then_some(&self.renewal)
+    }
+
+    /// The same request with renewal.
+    pub(crate) const fn renewed(mut self) -> Self {
+        self.is_renewed = true;
+        self
     }
 
     async fn take(self, joins: bool) -> Result<LockGuard> {
@@ -257,23 +330,33 @@ impl LockRequest {
 
     /// Checks everything before anything is sent.
     fn wish(&self, joins: bool) -> Result<Wish> {
-        let settings = &self.keeper.settings;
         let key = Arc::new(self.keeper.key(self.key.clone())?);
+        self.check_options()?;
+        Keeper::check_runtime()?;
+        self.keeper.check_open()?;
+        self.keeper.start();
+        let renewal = self.renewal().cloned();
+        let policy = Policy { renewal, min_hold: self.min_hold };
+        let (owner, caller) = (self.owner.clone(), Span::current());
+        Ok(Wish { key, ttl: self.ttl, owner, joins, policy, caller })
+    }
+
+    fn check_options(&self) -> Result<()> {
+        let settings = &self.keeper.settings;
         settings.check_ttl(self.ttl)?;
-        let every = self.renewal.as_ref().and_then(|renewal| renewal.every);
-        if let Some(every) = every.filter(|every| every.is_zero() || *every >= self.ttl) {
-            let ttl = self.ttl;
+        settings.check_min_hold(self.min_hold)?;
+        let (ttl, Renewal { every, max_hold, .. }) = (self.ttl, &self.renewal);
+        if let Some(every) = every.filter(|every| every.is_zero() || *every >= ttl) {
             return Err(Error::config(format!(
                 "the renewal interval must be more than zero and less than the TTL of {ttl:?}, not {every:?}"
             )));
         }
-        Keeper::check_runtime()?;
-        self.keeper.check_open()?;
-        self.keeper.start();
-        let on_event = self.on_renewal.clone();
-        let renewal = self.renewal.as_ref().map(|_| Renewal { every, on_event });
-        let (owner, caller) = (self.owner.clone(), Span::current());
-        Ok(Wish { key, ttl: self.ttl, owner, joins, renewal, caller })
+        match max_hold.filter(|max_hold| *max_hold < ttl) {
+            Some(max_hold) => Err(Error::config(format!(
+                "`max_hold` must not be less than the TTL of {ttl:?}, as {max_hold:?} is"
+            ))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -294,7 +377,9 @@ impl fmt::Debug for LockRequest {
             .field("wait_timeout", &self.wait_timeout)
             .field("retry", &self.retry)
             .field("owner", &self.owner)
-            .field("auto_renew", &self.renewal.is_some())
+            .field("auto_renew", &self.is_renewed)
+            .field("renewal", &self.renewal)
+            .field("min_hold", &self.min_hold)
             .finish_non_exhaustive()
     }
 }

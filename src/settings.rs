@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     error::{Error, Result},
     retry::Retry,
-    validity::{ClockDrift, check_ttl},
+    validity::{ClockDrift, LONGEST_TTL, check_ttl},
 };
 
 #[derive(Clone, Debug)]
@@ -47,6 +47,17 @@ impl Settings {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses to keep a key for longer than any lock may live.
+    pub(crate) fn check_min_hold(&self, min_hold: Duration) -> Result<()> {
+        let longest = self.restart_quarantine.unwrap_or(LONGEST_TTL);
+        if min_hold <= longest {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "`min_hold` must not be longer than {longest:?}, as {min_hold:?} is"
+        )))
     }
 }
 

@@ -6,11 +6,11 @@ use tracing::Span;
 
 use crate::{
     adopt::adopt,
-    claim::{Offer, Undo},
     clock,
     error::Result,
     guard::LockGuard,
     keeper::Keeper,
+    policy::{Offer, Policy, Undo},
     terms::Terms,
     token::{FencingToken, OwnerToken},
 };
@@ -86,6 +86,7 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<L
     keeper.check_open()?;
     keeper.start();
     let terms = Terms { token: fencing_token.get(), ttl, began: clock::now() };
-    let armed = keeper.arm(key, owner_token, Offer { undo: Undo::Nothing, renewal: None })?;
+    let offer = Offer { undo: Undo::Nothing, policy: Policy::default() };
+    let armed = keeper.arm(key, owner_token, offer)?;
     adopt(armed, terms, &Span::current()).await.map(LockGuard::new)
 }

@@ -101,7 +101,7 @@ pub(crate) const fn quorum(nodes: usize) -> usize {
 }
 
 const SHORTEST_TTL: Duration = Duration::from_millis(1);
-const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {

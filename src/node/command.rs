@@ -20,8 +20,9 @@ pub(crate) enum Command {
     /// Raise the fencing counter to `token`, and give the lock at least `ttl` to live if one is named.
     Touch { ttl: Option<Duration>, token: u64, mode: Touch },
     /// Delete the lock if it is the owner's and, where the owner alone does not say whose it is, the fencing
-    /// counter lies between `tokens`. If it was held, announce it with its fencing token.
-    Release { held: Option<u64>, tokens: Option<(u64, u64)> },
+    /// counter lies between `tokens`. If it was held, announce it with its fencing token. `keep`: have it end by
+    /// itself after so long instead.
+    Release { held: Option<u64>, tokens: Option<(u64, u64)>, keep: Option<Duration> },
     /// Look who holds the lock.
     Inspect,
 }
@@ -37,10 +38,10 @@ impl Command {
     /// above it is left to its TTL.
     pub(super) const fn when_overtaken(self) -> Self {
         match self {
-            Self::Release { held: None, tokens: Some((lowest, highest)) }
+            Self::Release { held: None, tokens: Some((lowest, highest)), keep }
                 if highest >= u64::MAX - 1 =>
             {
-                Self::Release { held: None, tokens: Some((lowest, lowest)) }
+                Self::Release { held: None, tokens: Some((lowest, lowest)), keep }
             }
             command => command,
         }
@@ -75,7 +76,7 @@ pub(crate) enum Answer {
     Gone,
     /// There is no lock to release, and the fencing counter stands there.
     GoneBeside { token: u64 },
-    /// The lock was deleted.
+    /// The lock was deleted, or is the last of its time kept for nobody.
     Deleted,
     /// What an inspection saw.
     Seen(Sighting),

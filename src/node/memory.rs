@@ -131,23 +131,12 @@ impl Drop for Listener {
 impl Kept {
     /// Carries a command out, at the time that it is `now` on the node's clock.
     pub(crate) fn answer(&mut self, names: Names<'_>, command: Command, now: Instant) -> Answer {
-        let Names { lock, fence, owner } = names;
+        let Names { lock, fence, .. } = names;
         self.expire(lock, fence, now);
         match command {
             Command::Acquire { ttl, proposal } => self.acquire(names, ttl, proposal, now),
             Command::Touch { ttl, token, mode } => self.touch(names, ttl, token, mode, now),
-            Command::Release { tokens, .. } => {
-                let (lowest, highest) = tokens.unwrap_or((0, u64::MAX));
-                let is_this = (lowest..=highest).contains(&self.token(fence));
-                if self.locks.get(lock).is_some_and(|(holder, _)| holder == owner) && is_this {
-                    self.locks.remove(lock);
-                    return Answer::Deleted;
-                }
-                match self.refusal(lock, now) {
-                    Answer::Gone => Answer::GoneBeside { token: self.token(fence) },
-                    refusal => refusal,
-                }
-            }
+            Command::Release { tokens, keep, .. } => self.release(names, tokens, keep, now),
             Command::Inspect => {
                 let found = self.locks.get(lock);
                 Answer::Seen(Sighting {
@@ -208,6 +197,28 @@ impl Kept {
         let token = token.max(held);
         self.take(names, ttl.max(end - now), token, now);
         Answer::Ours { token, expires_in: ttl }
+    }
+
+    fn release(
+        &mut self,
+        names: Names<'_>,
+        tokens: Option<(u64, u64)>,
+        keep: Option<Duration>,
+        now: Instant,
+    ) -> Answer {
+        let (lowest, highest) = tokens.unwrap_or((0, u64::MAX));
+        let is_this = (lowest..=highest).contains(&self.token(names.fence));
+        match self.locks.get_mut(names.lock).filter(|(owner, _)| owner == names.owner && is_this) {
+            Some((_, end)) => {
+                *end = now + Duration::from_millis(keep.map_or(0, millis));
+                self.expire(names.lock, names.fence, now);
+                Answer::Deleted
+            }
+            None => match self.refusal(names.lock, now) {
+                Answer::Gone => Answer::GoneBeside { token: self.token(names.fence) },
+                refusal => refusal,
+            },
+        }
     }
 
     fn take(&mut self, names: Names<'_>, ttl: Duration, token: u64, now: Instant) {

@@ -59,9 +59,9 @@ pub(super) fn encode(
             };
             cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS).arg(mode);
         }
-        Command::Release { held, tokens } => {
+        Command::Release { held, tokens, keep } => {
             let channel = if held.is_some() { trail.key.channel.as_str() } else { "" };
-            cmd.arg(owner).arg(channel).arg(held.unwrap_or_default());
+            cmd.arg(owner).arg(channel).arg(held.unwrap_or_default()).arg(keep.map_or(0, millis));
             let is_marked = held.is_some() && delivery == Delivery::AnyTimes;
             let any = is_marked.then_some((0, u64::MAX));
             if let Some((lowest, highest)) = tokens.or(any) {
@@ -133,9 +133,9 @@ fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
-const MOST_ARGUMENTS: usize = 10;
+const MOST_ARGUMENTS: usize = 12;
 /// The bytes that the numbers and words of any command take at most.
-const MOST_OF_NUMBERS: usize = 80;
+const MOST_OF_NUMBERS: usize = 96;
 /// What `PTTL` says of a key that does not exist.
 const NO_SUCH_KEY: i64 = -2;
 

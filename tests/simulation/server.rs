@@ -208,7 +208,8 @@ fn read(words: &[Vec<u8>]) -> Option<(&'static str, Call)> {
         2 => {
             channel = text(6)?;
             let held = number(7).filter(|_| !channel.is_empty());
-            Command::Release { held, tokens: number(8).zip(number(9)) }
+            let keep = ttl(8).filter(|keep| !keep.is_zero());
+            Command::Release { held, tokens: number(9).zip(number(10)), keep }
         }
         _ => Command::Inspect,
     };
@@ -227,7 +228,7 @@ impl Call {
             Command::Touch { ttl, token, mode } => {
                 format!("touch {lock} {owner} ttl {ttl:?} T {} {mode:?}", short(token))
             }
-            Command::Release { held, tokens } => {
+            Command::Release { held, tokens, .. } => {
                 let tokens = tokens.map(|(lowest, highest)| (short(lowest), short(highest)));
                 format!("release {lock} {owner} held {:?} if {tokens:?}", held.map(short))
             }

@@ -13,6 +13,7 @@ use super::drive::eventually;
 pub(crate) enum Seen {
     Renewed { key: String, valid_until: Instant },
     Failed { key: String, nodes: Vec<String>, remaining: Duration },
+    Stopped { key: String, valid_until: Instant },
     Lost { key: String, reason: LossReason },
 }
 
@@ -73,6 +74,9 @@ fn copy(event: &RenewalEvent) -> Seen {
             nodes: error.node_errors().iter().map(|node| node.node().to_owned()).collect(),
             remaining: *remaining,
         },
+        RenewalEvent::Stopped { key, valid_until, .. } => {
+            Seen::Stopped { key: key.to_string(), valid_until: *valid_until }
+        }
         RenewalEvent::Lost { key, reason, .. } => {
             Seen::Lost { key: key.to_string(), reason: *reason }
         }

@@ -1,8 +1,9 @@
--- Deletes the lock if it is the owner's, and announces it if it was held.
+-- Deletes the lock if it is the owner's, or leaves it to its end, and announces it if it was held.
 -- KEYS: lock, fence   ARGV: owner, channel ('': never held, so nobody waits for it), fencing token of the lock,
+--                           ms after which it is to end by itself (0: now),
 --                           and, where the owner may have another lock: lowest and highest fencing counter of this,
 --                           and 'again' where the command may come twice
--- Returns {3}: deleted; {0, pttl, ''}: another owner's, or another lock of this owner; {-1, token}: gone, and
+-- Returns {3}: done; {0, pttl, ''}: another owner's, or another lock of this owner; {-1, token}: gone, and
 --         where the fencing counter stands, which a node that lost its memory has not.
 local owner = redis.pcall('GET', KEYS[1])
 if type(owner) == 'table' then
@@ -14,17 +15,17 @@ end
 local released = ARGV[3] .. ' '
 if not owner then
   local counter = redis.pcall('GET', KEYS[2])
-  if ARGV[6] and counter == released then return {3} end
+  if ARGV[7] and counter == released then return {3} end
   return {-1, type(counter) == 'string' and tonumber(counter) or 0}
 end
 local is_this = owner == ARGV[1]
-if is_this and ARGV[4] then
+if is_this and ARGV[5] then
   local token = tonumber(redis.call('GET', KEYS[2]) or 0)
-  is_this = token and token >= tonumber(ARGV[4]) and token <= tonumber(ARGV[5])
+  is_this = token and token >= tonumber(ARGV[5]) and token <= tonumber(ARGV[6])
 end
 if not is_this then return {0, redis.call('PTTL', KEYS[1]), ''} end
-redis.call('DEL', KEYS[1])
-if ARGV[6] and redis.call('GET', KEYS[2]) == ARGV[3] then
+if tonumber(ARGV[4]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[4]) else redis.call('DEL', KEYS[1]) end
+if ARGV[7] and redis.call('GET', KEYS[2]) == ARGV[3] then
   redis.call('SET', KEYS[2], released, 'KEEPTTL')
 end
 -- pcall: a user without the right to publish can still release.

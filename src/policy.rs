@@ -1,0 +1,72 @@
+//! What a claim is made with, beside key and owner: how it is undone if it comes to nothing, and how it is renewed
+//! and kept once it is held.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{clock, event::RenewalEvent, random};
+
+/// What a claim is made with.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) undo: Undo,
+    pub(crate) policy: Policy,
+}
+
+/// What must be undone if the claim never becomes a lock, and how its keys are told from others'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Undo {
+    /// Every key with the owner token: it is this claim's alone.
+    Everything,
+    /// What was granted from this proposal on. The owner token is the caller's, and may have been used for
+    /// another lock before: that has a lower fencing token.
+    GrantedSince(u64),
+    /// Nothing: the lock is another guard's until it is adopted.
+    Nothing,
+}
+
+/// What is to become of a lock once it is held.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) renewal: Option<Renewal>,
+    /// For how long the key stays at least, though it may be released before.
+    pub(crate) min_hold: Duration,
+}
+
+/// The wish to be renewed.
+#[derive(Clone)]
+pub(crate) struct Renewal {
+    /// How often; `None`: each third of the TTL.
+    pub(crate) every: Option<Duration>,
+    /// How long the lock may be held by being renewed.
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) on_event: Option<Listener>,
+    /// By how much of its last tenth an interval is shortened, so that locks taken together spread out.
+    lead: f64,
+}
+
+/// What is called at each event of a renewed lock.
+pub(crate) type Listener = Arc<dyn Fn(&RenewalEvent) + Send + Sync>;
+
+impl Renewal {
+    pub(crate) fn new() -> Self {
+        Self { every: None, max_hold: None, on_event: None, lead: random::unit() }
+    }
+
+    /// When a lock of this TTL that was just extended is renewed next.
+    pub(crate) fn next(&self, ttl: Duration) -> Instant {
+        let interval = self.every.filter(|every| *every < ttl).unwrap_or(ttl / 3);
+        clock::now() + interval - (interval / 10).mul_f64(self.lead)
+    }
+}
+
+impl fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { every, max_hold, .. } = self;
+        f.debug_struct("Renewal")
+            .field("every", every)
+            .field("max_hold", max_hold)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,252 @@
+//! A request for a set: its options, and the way to take several locks without a deadlock.
+
+use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
+
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    error::{Error, Result},
+    event::RenewalEvent,
+    request::LockRequest,
+    retry::Retry,
+    set::LockSet,
+    token::OwnerToken,
+};
+
+/// Several locks about to be taken, all or none: made by [`LockManager::lock_all`](crate::LockManager::lock_all), ended
+/// by [`acquire`](Self::acquire), [`try_acquire`](Self::try_acquire) or [`run`](Self::run).
+///
+/// The options are those of a [`LockRequest`], for each key alike.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use redlatch::LockManager;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+/// let manager = LockManager::in_memory();
+/// let request = manager.lock_all(["account:7", "account:3"]).ttl(Duration::from_secs(10));
+/// let set = request.wait_timeout(Duration::from_secs(3)).acquire().await?;
+/// assert!(set.keys().eq(["account:3", "account:7"]));
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+#[must_use = "a request takes no lock before it is awaited"]
+pub struct LockSetRequest {
+    each: LockRequest,
+    keys: BTreeSet<String>,
+}
+
+impl LockSetRequest {
+    pub(crate) const fn new(each: LockRequest, keys: BTreeSet<String>) -> Self {
+        Self { each, keys }
+    }
+
+    /// Sets the time that Redis keeps the locks without an extend: see [`LockRequest::ttl`].
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.each = self.each.ttl(ttl);
+        self
+    }
+
+    /// Sets the longest time that taking all the locks may take: see [`LockRequest::wait_timeout`]. Default: none.
+    ///
+    /// At least one attempt is made.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.each = self.each.wait_timeout(timeout);
+        self
+    }
+
+    /// Sets when to try again, counted for each key: see [`LockRequest::retry`].
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.each = self.each.retry(retry);
+        self
+    }
+
+    /// Sets the owner token of all the locks: see [`LockRequest::owner`]. Default: random ones.
+    pub fn owner(mut self, owner: OwnerToken) -> Self {
+        self.each = self.each.owner(owner);
+        self
+    }
+
+    /// Has the locks renewed together in the background: see [`LockRequest::auto_renew`]. Default: not.
+    pub fn auto_renew(mut self) -> Self {
+        self.each = self.each.auto_renew();
+        self
+    }
+
+    /// Has the locks renewed together at this interval: see [`LockRequest::auto_renew_every`].
+    pub fn auto_renew_every(mut self, interval: Duration) -> Self {
+        self.each = self.each.auto_renew_every(interval);
+        self
+    }
+
+    /// Sets what is called at each event of each of the locks: see [`LockRequest::on_renewal`].
+    pub fn on_renewal(mut self, listener: impl Fn(&RenewalEvent) + Send + Sync + 'static) -> Self {
+        self.each = self.each.on_renewal(listener);
+        self
+    }
+
+    /// Sets how long auto-renewal may keep the locks: see [`LockRequest::max_hold`].
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.each = self.each.max_hold(max_hold);
+        self
+    }
+
+    /// Sets how long the keys stay in Redis at least: see [`LockRequest::min_hold`].
+    pub fn min_hold(mut self, min_hold: Duration) -> Self {
+        self.each = self.each.min_hold(min_hold);
+        self
+    }
+
+    /// Takes all the locks, waiting while others hold some of them.
+    ///
+    /// The keys are locked one after the other in their order, which all sets share, so that two sets cannot wait
+    /// for each other. Single locks must keep to that order too: who waits for a set should hold no other lock. While
+    /// it waits, it extends what it has.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, all that was taken is released in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`LockRequest::acquire`], for the key that could not be locked; [`Error::NotHeld`] or
+    /// [`Error::Unavailable`] for one that was lost while it waited for the others; [`Error::Config`] also for no
+    /// key at all. After any of them all that was taken is released in the background.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let set = manager.lock_all(["a", "b"]).acquire().await?;
+    /// assert!(set.is_valid());
+    /// # Ok(()) }
+    /// ```
+    pub async fn acquire(self) -> Result<LockSet> {
+        let (began, wait_timeout) = (Instant::now(), self.each.waits());
+        let requests = self.requests()?;
+        let mut taken = LockSet::new(Vec::with_capacity(requests.len()));
+        for mut request in requests {
+            if let Some(timeout) = wait_timeout {
+                request = request.wait_timeout(timeout.saturating_sub(began.elapsed()));
+            }
+            // Boxed, since it is large, and moves.
+            let acquire = Box::pin(request.acquire());
+            let guard = self.keep(&taken, acquire).await;
+            taken.push(guard.map_err(|error| since(began, error))?);
+        }
+        if began.elapsed() > self.each.lives() / FRESH {
+            taken.extend(self.each.lives()).await?;
+        }
+        Ok(self.complete(taken))
+    }
+
+    /// Takes all the locks in one round or none at all.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, all that was taken is released in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`LockRequest::try_acquire`], for the first key that could not be locked; [`Error::Config`] also for no
+    /// key at all. After any of them all that was taken is released in the background.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let _guard = manager.lock("b").await?;
+    /// let error = manager.lock_all(["a", "b"]).try_acquire().await.unwrap_err();
+    /// assert_eq!(error.key(), Some("b"));
+    /// # Ok(()) }
+    /// ```
+    pub async fn try_acquire(self) -> Result<LockSet> {
+        let requests = self.requests()?.into_iter();
+        let guards = try_join_all(requests.map(LockRequest::try_acquire)).await?;
+        Ok(self.complete(LockSet::new(guards)))
+    }
+
+    /// Takes all the locks, renews them while `work` runs, and releases them: see [`LockRequest::run`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, so is `work`, and the locks are released in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire), and [`Error::Lost`] if one of the locks was lost while `work` ran; then
+    /// `work` was dropped at its current await.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let keys = manager.lock_all(["a", "b"]).run(async |set| set.keys().count()).await?;
+    /// assert_eq!(keys, 2);
+    /// # Ok(()) }
+    /// ```
+    pub async fn run<T>(mut self, work: impl AsyncFnOnce(&LockSet) -> T) -> Result<T> {
+        self.each = self.each.renewed();
+        let set = self.acquire().await?;
+        let value = set.while_held(work(&set)).await?;
+        if let Err(error) = set.release().await {
+            tracing::warn!(key = error.key(), %error, "work done, but release not confirmed");
+        }
+        Ok(value)
+    }
+
+    /// The requests for the single keys, in their order. They are not renewed before all have been taken.
+    fn requests(&self) -> Result<Vec<LockRequest>> {
+        if self.keys.is_empty() {
+            return Err(Error::config("a set of locks needs at least one key"));
+        }
+        let requests: Vec<_> = self.keys.iter().map(|key| self.each.of(key.clone())).collect();
+        // All of them before anything is sent.
+        requests.iter().try_for_each(LockRequest::check)?;
+        Ok(requests)
+    }
+
+    /// Awaits `work`, and extends what was taken as long as that lasts.
+    async fn keep<T>(&self, taken: &LockSet, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let ttl = self.each.lives();
+        let upkeep = async {
+            loop {
+                sleep(ttl / 3).await;
+                if let Err(error) = taken.extend(ttl).await {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => result,
+            error = pin!(upkeep) => Err(error),
+        }
+    }
+
+    fn complete(&self, set: LockSet) -> LockSet {
+        if let Some(renewal) = self.each.renewal() {
+            set.renew_by(renewal);
+        }
+        set
+    }
+}
+
+/// Has an error tell of the whole time that was waited.
+fn since(began: Instant, error: Error) -> Error {
+    match error {
+        Error::WaitTimeout { key, attempts, source, .. } => {
+            Error::WaitTimeout { key, attempts, waited: began.elapsed(), source }
+        }
+        error => error,
+    }
+}
+
+/// Which part of the TTL the first of the locks may be old by without being extended.
+const FRESH: u32 = 20;
