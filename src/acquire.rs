@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     keeper::Keeper,
     ledger::Hearing,
+    metrics::Acquiring,
     retry::{Retry, below},
     waiting::{Heed, Holder, News, Place},
 };
@@ -26,21 +27,23 @@ pub(crate) struct Limits {
 pub(crate) async fn acquire(keeper: &Arc<Keeper>, wish: Wish, limits: Limits) -> Result<Armed> {
     let mut acquire = Acquire {
         deadline: limits.wait_timeout.and_then(|wait| Instant::now().checked_add(wait)),
-        began: Instant::now(),
+        record: Acquiring::begin(),
         keeper,
         wish,
         limits,
         tries: Tries::default(),
         hearing: None,
     };
-    acquire.run().await
+    let result = acquire.run().await;
+    acquire.record.end(&result);
+    result
 }
 
 struct Acquire<'a> {
     keeper: &'a Arc<Keeper>,
     wish: Wish,
     limits: Limits,
-    began: Instant,
+    record: Acquiring,
     deadline: Option<Instant>,
     tries: Tries,
     /// There once it has to wait.
@@ -50,7 +53,6 @@ struct Acquire<'a> {
 /// What came of the attempts so far.
 #[derive(Default)]
 struct Tries {
-    attempts: u32,
     /// Rounds in a row in which no majority answered.
     outages: u32,
     /// Rounds in a row that took too long.
@@ -134,7 +136,7 @@ impl Acquire<'_> {
     /// Makes an attempt that ends at the deadline, unless it is the first: one is always seen through.
     async fn bounded_attempt(&mut self) -> Result<Result<Armed, Refusal>> {
         self.keeper.check_open()?;
-        let Some(deadline) = self.deadline.filter(|_| self.tries.attempts > 0) else {
+        let Some(deadline) = self.deadline.filter(|_| self.record.attempts > 0) else {
             return Ok(self.attempt().await);
         };
         match timeout_at(deadline, self.attempt()).await {
@@ -144,7 +146,7 @@ impl Acquire<'_> {
     }
 
     async fn attempt(&self) -> Result<Armed, Refusal> {
-        let number = self.tries.attempts + 1;
+        let number = self.record.attempts + 1;
         let opening = match number {
             // Too few are known to answer: whether that is an outage, all must tell.
             _ if !self.keeper.ledger.is_majority_up() => Opening::AllAtOnce,
@@ -161,7 +163,8 @@ impl Acquire<'_> {
     /// Notes why an attempt failed. Returns when to look again, or the error if it was the last attempt.
     fn pause_after(&mut self, Refusal { error, is_split, is_hearsay }: Refusal) -> Result<Instant> {
         let tries = &mut self.tries;
-        tries.attempts = tries.attempts.saturating_add(1);
+        self.record.attempts = self.record.attempts.saturating_add(1);
+        let attempts = self.record.attempts;
         let is_outage =
             matches!(&error, Error::Unavailable { reached, needed, .. } if reached < needed);
         let is_late = matches!(error, Error::ValidityExpired { .. });
@@ -173,11 +176,10 @@ impl Acquire<'_> {
         };
         tries.late = if is_late { tries.late + 1 } else { 0 };
         tries.stir = if is_split { Some(tries.stir.unwrap_or(0)) } else { tries.stir };
-        tracing::debug!(key = &*self.wish.key.name, attempt = tries.attempts, %error, "attempt failed");
+        tracing::debug!(key = &*self.wish.key.name, attempt = attempts, %error, "attempt failed");
         if matches!(error, Error::Closed | Error::Config { .. }) {
             return Err(error);
         }
-        let attempts = tries.attempts;
         if !self.limits.retry.allows_another(attempts) {
             let key = self.wish.key.name.to_string();
             return Err(Error::RetriesExhausted { key, attempts, source: Box::new(error) });
@@ -200,7 +202,7 @@ impl Acquire<'_> {
     /// How long to sleep if no notice comes.
     fn pause(&mut self, free_in: Option<Duration>, is_contended: bool) -> Duration {
         let retry = &self.limits.retry;
-        let delay = retry.delay(self.tries.attempts).min(LONGEST_PAUSE);
+        let delay = retry.delay(self.record.attempts).min(LONGEST_PAUSE);
         let is_heard = self.hearing.as_ref().is_some_and(Hearing::is_sure);
         let follows_delay = retry.is_limited() || !is_contended;
         let stirred = if follows_delay { None } else { self.stirred() };
@@ -236,8 +238,8 @@ impl Acquire<'_> {
     fn timed_out(&mut self) -> Error {
         Error::WaitTimeout {
             key: self.wish.key.name.to_string(),
-            attempts: self.tries.attempts,
-            waited: self.began.elapsed(),
+            attempts: self.record.attempts,
+            waited: self.record.began.elapsed(),
             source: Box::new(self.tries.last.take().expect("an attempt was made and failed")),
         }
     }

@@ -15,6 +15,7 @@ use tracing::Span;
 use crate::{
     clock,
     error::{LossReason, NodeError, Result},
+    metrics,
     node::{Answer, Command, Touch, Trail},
     policy::{Offer, Renewal, Undo},
     release::Release,
@@ -196,6 +197,7 @@ impl Claim {
         let supported = state.supported(self.quorum).filter(|until| *until > since);
         let Some(valid_until) = supported else { return false };
         state.held = Some(Held { token, ttl, since, valid_until, lost: None, loss_told: false });
+        metrics::held();
         state.span = span;
         true
     }
@@ -238,7 +240,7 @@ impl Claim {
         let mut state = lock(&self.state);
         let already = state.judge(clock::now());
         if let (None, Some(held)) = (already, &mut state.held) {
-            held.lost = Some(reason);
+            held.lose(reason);
         }
         drop(state);
         self.changed.notify_waiters();
@@ -318,7 +320,9 @@ impl Claim {
             let asked = (0..state.votes.len()).map(may_hold);
             let token = state.held.as_ref().map_or(0, |held| held.token);
             state.release = Some(Release::new(asked, is_valid, token));
-            let since = state.held.as_ref().filter(|_| is_valid).map(|held| held.since);
+            let since = state.held.as_ref().map(|held| held.since);
+            since.into_iter().for_each(|since| metrics::let_go(clock::now() - since));
+            let since = since.filter(|_| is_valid);
             state.kept_until = since.map(|since| since + self.min_hold);
             state.ends = state.ends.max(state.kept_until.unwrap_or(state.ends));
         }
@@ -410,12 +414,19 @@ pub(crate) struct Extension {
     pub(crate) is_last: bool,
 }
 
+impl Held {
+    fn lose(&mut self, reason: LossReason) {
+        self.lost = Some(reason);
+        metrics::lost(reason);
+    }
+}
+
 impl State {
     /// Whether the lock is lost by `now`; a loss is for ever.
     fn judge(&mut self, now: Instant) -> Option<LossReason> {
         let held = self.held.as_mut()?;
         if held.lost.is_none() && now >= held.valid_until {
-            held.lost = Some(LossReason::Expired);
+            held.lose(LossReason::Expired);
         }
         held.lost
     }
@@ -430,7 +441,7 @@ impl State {
         // answered yet may never have granted.
         let until = supported.unwrap_or(held.valid_until);
         if supported.is_none() {
-            held.lost = Some(LossReason::Taken);
+            held.lose(LossReason::Taken);
         }
         std::mem::replace(&mut held.valid_until, until) != until || supported.is_none()
     }

@@ -147,6 +147,11 @@ impl Error {
         matches!(self.last_cause(), Self::AlreadyHeld { .. })
     }
 
+    /// Whether a majority agreed too late, also as the last cause of giving up.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(self.last_cause(), Self::ValidityExpired { .. })
+    }
+
     /// Whether the lock was not ours any more.
     #[must_use]
     pub const fn is_not_held(&self) -> bool {

@@ -37,6 +37,7 @@
 //! # Features
 //!
 //! - `serde`: `Serialize` and `Deserialize` for [`LockTicket`], [`OwnerToken`] and [`FencingToken`].
+//! - `metrics`: counters, gauges and histograms through the `metrics` facade.
 
 mod acquire;
 mod adopt;
@@ -54,6 +55,7 @@ mod keeper;
 mod key;
 mod ledger;
 mod manager;
+mod metrics;
 mod node;
 mod policy;
 mod random;
@@ -96,6 +98,9 @@ pub use crate::{
     token::{FencingToken, OwnerToken},
     validity::ClockDrift,
 };
+
+#[cfg(feature = "metrics")]
+pub use crate::metrics::describe_metrics;
 
 /// The examples in the README are tested with the crate's own.
 #[cfg(doctest)]

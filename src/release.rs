@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Error, NodeError, Result},
+    metrics,
     node::Answer,
     validity::quorum,
 };
@@ -140,6 +141,7 @@ impl Release {
     pub(crate) fn warn(&mut self, key: &str) {
         if !std::mem::replace(&mut self.warned, true) {
             let error = self.errors.first().map(|(_, error)| error as &dyn std::error::Error);
+            metrics::release_failed();
             tracing::warn!(key, error, "release not confirmed; trying until the TTL is over");
         }
     }

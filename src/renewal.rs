@@ -21,6 +21,7 @@ use crate::{
     event::RenewalEvent,
     keeper::Job,
     ledger::Ledger,
+    metrics,
     node::{Answer, Command, Touch},
     round::{Reply, Round},
     validity::quorum,
@@ -281,6 +282,8 @@ impl Item {
         let claim = &self.claim;
         if self.confirmed >= quorum {
             let valid_until = clock::to_tokio(until);
+            let margin = self.deadline.map(|old| old.saturating_duration_since(clock::now()));
+            metrics::renewed(margin.unwrap_or_default());
             tell(claim, || RenewalEvent::Renewed { key: claim.key().to_owned(), valid_until });
             if self.extension.is_last {
                 tell_stop(claim, until);
@@ -295,6 +298,7 @@ impl Item {
             ?remaining,
             "renewal failed"
         );
+        metrics::renewal_failed();
         tell(claim, || self.failed(quorum, remaining));
         Some(clock::now() + (remaining / 10).clamp(SHORTEST_PAUSE, LONGEST_NAP))
     }

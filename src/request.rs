@@ -17,6 +17,7 @@ use crate::{
     event::RenewalEvent,
     guard::LockGuard,
     keeper::Keeper,
+    metrics::Acquiring,
     policy::{Policy, Renewal},
     retry::Retry,
     token::OwnerToken,
@@ -220,9 +221,13 @@ impl LockRequest {
     /// ```
     pub async fn try_acquire(self) -> Result<LockGuard> {
         let wish = self.wish(false)?;
+        let mut record = Acquiring::begin();
         let span = tracing::debug_span!("acquire", key = self.key, attempt = 1);
         let attempt = attempt(&self.keeper, &wish, Opening::AllAtOnce).instrument(span);
-        attempt.await.map(LockGuard::new).map_err(|refusal| refusal.error)
+        let result = attempt.await.map(LockGuard::new).map_err(|refusal| refusal.error);
+        record.attempts = u32::from(result.is_err());
+        record.end(&result);
+        result
     }
 
     /// Extends the lock if the [owner token](Self::owner) holds it already, takes it if it is free, and waits

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{key::Key, sync::lock};
+use crate::{key::Key, metrics, sync::lock};
 
 /// The queues of a manager, one for each key that somebody waits for.
 #[derive(Debug, Default)]
@@ -87,6 +87,7 @@ impl Waiting {
         let is_first = queue.seats.is_empty();
         queue.next_seat += 1;
         queue.seats.push_back(Seat { number: seat, bell: bell.clone() });
+        metrics::waiters(1.0);
         drop(state);
         Place { waiting: self.clone(), key, seat, bell, is_first, arrival }
     }
@@ -216,6 +217,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        metrics::waiters(-1.0);
         let mut state = lock(&self.waiting.state);
         let Some(queue) = state.queues.get_mut(&*self.key) else { return };
         let was_head = queue.head() == Some(self.seat);

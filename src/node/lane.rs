@@ -26,7 +26,7 @@ use super::{
     redis::Source,
     script::{Delivery, Spelling, decode, encode},
 };
-use crate::{error::NodeError, settings::Settings, sync::lock, tasks};
+use crate::{error::NodeError, metrics, settings::Settings, sync::lock, tasks};
 
 /// The lane to one Redis node.
 pub(crate) struct Lane {
@@ -68,9 +68,10 @@ impl Lane {
 
     /// Asks things in one write and within the node timeout, connecting included; each has its own result.
     pub(super) async fn ask(&self, items: &[(&Trail, Command)]) -> Vec<Result<Answer, NodeError>> {
-        let (lane, used) = (&self.shared, Used::default());
+        let (lane, used, began) = (&self.shared, Used::default(), Instant::now());
         let asked = pin!(lane.ask_by_hash_then_text(items, &used));
         let answers = lane.bounded(&used, asked).await;
+        let took = began.elapsed();
         // After the answer, so that no line is missed that was given up meanwhile.
         if let Some(undone) = lane.undo_on_retired_lines(items) {
             // Boxed, since it is rare and large.
@@ -82,7 +83,9 @@ impl Lane {
         }
         let answers = answers.unwrap_or_else(|failure| vec![Err(failure); items.len()]);
         let named = |answer: Result<_, _>| answer.map_err(|failure| lane.error(failure));
-        answers.into_iter().map(named).collect()
+        let answers: Vec<_> = answers.into_iter().map(named).collect();
+        metrics::asked(&lane.name, took, &answers);
+        answers
     }
 
     pub(super) fn is_up(&self) -> bool {

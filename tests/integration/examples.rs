@@ -39,6 +39,11 @@ examples! {
     fencing: &["turns holder 1 away", "is stale", "report by holder 2"];
 }
 
+#[cfg(feature = "metrics")]
+examples! {
+    metrics: &["redlatch_acquire_seconds_count{outcome=\"acquired\"} 9", "redlatch_losses_total"];
+}
+
 /// The example succeeds, says all these words, uses the servers, and leaves none of its locks held.
 async fn assert_says(name: &str, site: Option<Site>, words: &[&str]) {
     let servers = site.as_ref().map_or(&[][..], Site::all);

@@ -35,6 +35,8 @@ mod fencing;
 mod harness;
 mod loss;
 mod memory;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod nodes;
 mod oddities;
 mod once_broken;

@@ -1,0 +1,167 @@
+//! Metrics, through the `metrics` facade. Without the feature nothing of this is left but calls of empty functions.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, LossReason, NodeError, Result};
+
+/// How an acquire fares. It is recorded when dropped, so that one that is given up counts too.
+pub(crate) struct Acquiring {
+    pub(crate) began: Instant,
+    /// Those that were made and failed.
+    pub(crate) attempts: u32,
+    outcome: &'static str,
+}
+
+impl Acquiring {
+    pub(crate) fn begin() -> Self {
+        Self { began: Instant::now(), attempts: 0, outcome: "cancelled" }
+    }
+
+    /// Notes how it ended.
+    pub(crate) fn end<T>(&mut self, result: &Result<T>) {
+        self.outcome = match result {
+            Ok(_) => "acquired",
+            Err(error) if error.is_contended() => "contended",
+            Err(error) if error.is_unavailable() => "unavailable",
+            Err(error) if error.is_late() => "late",
+            Err(Error::Closed) => "closed",
+            Err(_) => "refused",
+        };
+    }
+}
+
+impl Drop for Acquiring {
+    fn drop(&mut self) {
+        let outcome = Some(("outcome", self.outcome));
+        let succeeded = u32::from(self.outcome == "acquired");
+        recorder::sample(ACQUIRE, outcome, || self.began.elapsed().as_secs_f64());
+        recorder::sample(ATTEMPTS, outcome, || f64::from(self.attempts.saturating_add(succeeded)));
+    }
+}
+
+/// A lock is held from now on.
+pub(crate) fn held() {
+    recorder::shift(GUARDS, 1.0);
+}
+
+/// A guard has gone that held a lock for so long.
+pub(crate) fn let_go(held: Duration) {
+    recorder::shift(GUARDS, -1.0);
+    recorder::sample(HOLD, None, || held.as_secs_f64());
+}
+
+/// A lock was lost under its guard.
+pub(crate) fn lost(reason: LossReason) {
+    let reason = match reason {
+        LossReason::Expired => "expired",
+        LossReason::Taken => "taken",
+        LossReason::Closed => "closed",
+    };
+    recorder::count(LOSSES, Some(("reason", reason)));
+}
+
+/// A renewal was confirmed when so much of the validity was left.
+pub(crate) fn renewed(margin: Duration) {
+    recorder::sample(MARGIN, None, || margin.as_secs_f64());
+}
+
+/// A renewal was not confirmed.
+pub(crate) fn renewal_failed() {
+    recorder::count(RENEWAL_FAILURES, None);
+}
+
+/// A release was not confirmed within the release timeout.
+pub(crate) fn release_failed() {
+    recorder::count(RELEASE_FAILURES, None);
+}
+
+/// Somebody waits in the local queue from now on, or no longer.
+pub(crate) fn waiters(by: f64) {
+    recorder::shift(WAITERS, by);
+}
+
+/// A node was asked some things in one piece, and took so long.
+pub(crate) fn asked<T>(node: &str, took: Duration, answers: &[Result<T, NodeError>]) {
+    let node = Some(("node", node));
+    if answers.iter().any(Result::is_ok) {
+        recorder::sample(NODE, node, || took.as_secs_f64());
+    }
+    answers.iter().filter(|answer| answer.is_err()).for_each(|_| {
+        recorder::count(NODE_FAILURES, node);
+    });
+}
+
+/// Tells the installed recorder what redlatch's metrics mean and their units.
+///
+/// Call it once, after the recorder was installed. The metrics themselves are recorded without it.
+///
+/// ```
+/// redlatch::describe_metrics();
+/// ```
+#[cfg(feature = "metrics")]
+pub fn describe_metrics() {
+    use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_histogram!(ACQUIRE, Unit::Seconds, "from the call of an acquire to its end");
+    describe_histogram!(ATTEMPTS, Unit::Count, "attempts of an acquire");
+    describe_histogram!(HOLD, Unit::Seconds, "from taking a lock to the end of its guard");
+    describe_histogram!(MARGIN, Unit::Seconds, "validity left when a renewal was confirmed");
+    describe_counter!(RENEWAL_FAILURES, Unit::Count, "renewals that no majority confirmed");
+    describe_counter!(LOSSES, Unit::Count, "locks lost under their guards");
+    describe_counter!(RELEASE_FAILURES, Unit::Count, "releases not confirmed in time");
+    describe_gauge!(GUARDS, Unit::Count, "guards of held locks in this process");
+    describe_gauge!(WAITERS, Unit::Count, "acquires in this process' queues");
+    describe_histogram!(NODE, Unit::Seconds, "time a node took over a command");
+    describe_counter!(NODE_FAILURES, Unit::Count, "commands that a node failed");
+}
+
+const ACQUIRE: &str = "redlatch_acquire_seconds";
+const ATTEMPTS: &str = "redlatch_acquire_attempts";
+const HOLD: &str = "redlatch_hold_seconds";
+const MARGIN: &str = "redlatch_renewal_margin_seconds";
+const RENEWAL_FAILURES: &str = "redlatch_renewal_failures_total";
+const LOSSES: &str = "redlatch_losses_total";
+const RELEASE_FAILURES: &str = "redlatch_release_failures_total";
+const GUARDS: &str = "redlatch_guards";
+const WAITERS: &str = "redlatch_waiters";
+const NODE: &str = "redlatch_node_seconds";
+const NODE_FAILURES: &str = "redlatch_node_failures_total";
+
+/// A name and a value that tell apart what is recorded under one name.
+type Label<'a> = Option<(&'static str, &'a str)>;
+
+#[cfg(feature = "metrics")]
+mod recorder {
+    use metrics::{counter, gauge, histogram};
+
+    use super::Label;
+
+    pub(super) fn count(name: &'static str, label: Label<'_>) {
+        counter!(name, labels(label)).increment(1);
+    }
+
+    pub(super) fn sample(name: &'static str, label: Label<'_>, value: impl FnOnce() -> f64) {
+        histogram!(name, labels(label)).record(value());
+    }
+
+    pub(super) fn shift(name: &'static str, by: f64) {
+        gauge!(name).increment(by);
+    }
+
+    fn labels(label: Label<'_>) -> Vec<metrics::Label> {
+        let own = |(name, value): (&'static str, &str)| metrics::Label::new(name, value.to_owned());
+        label.into_iter().map(own).collect()
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+mod recorder {
+    use super::Label;
+
+    pub(super) const fn count(_: &'static str, _: Label<'_>) {}
+
+    pub(super) fn sample(_: &'static str, _: Label<'_>, _: impl FnOnce() -> f64) {}
+
+    pub(super) const fn shift(_: &'static str, _: f64) {}
+}
