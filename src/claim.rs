@@ -271,9 +271,9 @@ impl Claim {
         self.renewal.get_or_init(|| renewal);
     }
 
-    /// For how long the next renewal extends the lock. `None`: it may be held no longer than it is.
-    pub(crate) fn next_extension(&self) -> Option<Extension> {
-        let (now, ttl) = (clock::now(), self.ttl());
+    /// For how long a renewal extends the lock from `now` on. `None`: it may be held no longer than it is.
+    pub(crate) fn next_extension(&self, now: Instant) -> Option<Extension> {
+        let ttl = self.ttl();
         let Some(max_hold) = self.renewal().and_then(|renewal| renewal.max_hold) else {
             return Some(Extension { ttl, is_last: false });
         };

@@ -86,9 +86,10 @@ impl Schedule {
     /// Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Job {
         loop {
-            if let Some(items) = self.take_due(clock::now()) {
+            let now = clock::now();
+            if let Some(items) = self.take_due(now) {
                 self.batches += 1;
-                return Box::pin(renew(self.ledger.clone(), items, self.returns.0.clone()));
+                return Box::pin(renew(self.ledger.clone(), items, now, self.returns.0.clone()));
             }
             let next = self.due.peek().map(|Reverse((at, ..))| *at);
             tokio::select! {
@@ -122,7 +123,7 @@ impl Schedule {
                 (Ok(_), Duty::Renew) if self.batches >= MOST_BATCHES => {
                     too_much.push(Reverse((now + QUANTUM, id, duty)));
                 }
-                (Ok(until), Duty::Renew) => match claim.next_extension() {
+                (Ok(until), Duty::Renew) => match claim.next_extension(now) {
                     Some(extension) => batch.push(Item::new(claim, extension)),
                     None => tell_stop(&claim, until),
                 },
@@ -133,10 +134,15 @@ impl Schedule {
     }
 }
 
-/// Extends locks with one pipeline for each node, and puts back the keys that a minority has lost.
-async fn renew(ledger: Arc<Ledger>, items: Vec<Item>, back: mpsc::UnboundedSender<Return>) {
+/// Extends locks that were `due` with one pipeline for each node, and puts back the keys that a minority has lost.
+async fn renew(
+    ledger: Arc<Ledger>,
+    items: Vec<Item>,
+    due: Instant,
+    back: mpsc::UnboundedSender<Return>,
+) {
     let span = tracing::debug_span!("renew", key = items[0].claim.key(), locks = items.len());
-    let mut batch = Batch::new(ledger, items, back);
+    let mut batch = Batch::new(ledger, items, due, back);
     async {
         while let Some(reply) = batch.round.next().await {
             batch.note(reply);
@@ -170,13 +176,19 @@ struct Item {
 }
 
 impl Batch {
-    fn new(ledger: Arc<Ledger>, items: Vec<Item>, back: mpsc::UnboundedSender<Return>) -> Self {
-        let (mut round, sent) = (Round::new(), clock::now());
+    /// The extensions count from when they were due, so that none carries a lock beyond its longest hold.
+    fn new(
+        ledger: Arc<Ledger>,
+        items: Vec<Item>,
+        due: Instant,
+        back: mpsc::UnboundedSender<Return>,
+    ) -> Self {
+        let mut round = Round::new();
         let touch = |item: &Item| (item.claim.clone(), item.touch(Touch::Keep));
         let touches: Arc<[_]> = items.iter().map(touch).collect();
         for node in 0..ledger.links.len() {
             let (ledger, touches) = (ledger.clone(), touches.clone());
-            round.push(node, sent, async move {
+            round.push(node, due, async move {
                 let trailed = touches.iter().map(|(claim, touch)| (&claim.trail, *touch));
                 ledger.links[node].ask_all(&trailed.collect::<Vec<_>>()).await
             });
