@@ -22,6 +22,7 @@ use crate::{
     sync::lock,
     token::FencingToken,
     validity::{ClockDrift, quorum, supported_by},
+    vote::Vote,
 };
 
 /// Everything known about one attempt to lock, and about the lock it became.
@@ -53,28 +54,6 @@ struct State {
     spared_from: u64,
     /// The span of the lock's life; closed with it.
     span: Span,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Vote {
-    /// Until when the node's grant may be relied on.
-    until: Option<Instant>,
-    /// The fencing counter there, as reported while the lock was ours.
-    token: Option<u64>,
-    /// What we may have raised the counter to since.
-    raised: u64,
-    /// The node said last that the lock there is not ours.
-    refused: Option<Refused>,
-    /// How often the key was put back there.
-    heals: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
-    /// There is no key at all.
-    Gone,
-    /// It is another's.
-    Taken,
 }
 
 struct Held {
@@ -140,17 +119,12 @@ impl Claim {
             }
             _ => None,
         };
-        let vote = &mut state.votes[node];
-        vote.token = yes.map(|(token, _)| token);
-        vote.refused = match (yes, answer) {
-            (Some(_), _) => None,
-            (None, Answer::Gone) => Some(Refused::Gone),
-            (None, _) => Some(Refused::Taken),
-        };
-        vote.until = match yes {
-            Some((_, lives)) => vote.until.max(Some(self.drift.deadline(sent, lives))),
-            None => None,
-        };
+        match yes {
+            Some((token, lives)) => {
+                state.votes[node].grant(token, self.drift.deadline(sent, lives));
+            }
+            None => state.votes[node].refuse(answer),
+        }
         let moved = state.recount(self.quorum);
         drop(state);
         if moved {
@@ -293,13 +267,7 @@ impl Claim {
     pub(crate) fn heal_where_gone(&self) -> Vec<usize> {
         let mut state = lock(&self.state);
         let votes = state.votes.iter_mut().enumerate();
-        let gone = votes
-            .filter(|(_, vote)| vote.refused == Some(Refused::Gone) && vote.heals < MOST_HEALS);
-        let heal = |(node, vote): (usize, &mut Vote)| {
-            (vote.refused, vote.heals) = (None, vote.heals + 1);
-            node
-        };
-        gone.map(heal).collect()
+        votes.filter_map(|(node, vote)| vote.heal().then_some(node)).collect()
     }
 
     /// The span of the lock's life.
@@ -334,7 +302,7 @@ impl Claim {
     /// Whether a node may hold a key that this claim must delete.
     fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
         let is_ours = was_held || self.undo != Undo::Nothing;
-        let is_clear = vote.refused.is_some() && self.trail.is_answered(node);
+        let is_clear = vote.is_refusal() && self.trail.is_answered(node);
         // A lock that was taken over may also lie where this claim never got through.
         let may_hold = self.trail.may_hold(node) || self.undo == Undo::Nothing;
         is_ours && !is_clear && may_hold
@@ -459,7 +427,3 @@ impl fmt::Debug for Claim {
             .finish_non_exhaustive()
     }
 }
-
-/// How often one lock is put back on one node: enough for restarts, but a node that drops it again and again, or
-/// somebody who deletes it there, has the last word.
-const MOST_HEALS: u32 = 16;

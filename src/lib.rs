@@ -74,6 +74,7 @@ mod terms;
 mod ticket;
 mod token;
 mod validity;
+mod vote;
 mod waiting;
 
 #[cfg(test)]

@@ -1,0 +1,62 @@
+//! A vote: what one node has said of a claim, and until when that may be relied on.
+
+use tokio::time::Instant;
+
+use crate::node::Answer;
+
+/// One node's vote for a claim.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Vote {
+    /// Until when the node's grant may be relied on.
+    pub(crate) until: Option<Instant>,
+    /// The fencing counter there, as reported while the lock was ours.
+    pub(crate) token: Option<u64>,
+    /// What we may have raised the counter to since.
+    pub(crate) raised: u64,
+    /// The node said last that the lock there is not ours.
+    refused: Option<Refused>,
+    /// How often the key was put back there.
+    heals: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// There is no key at all.
+    Gone,
+    /// It is another's.
+    Taken,
+}
+
+impl Vote {
+    /// Notes that the lock is ours there until then, under this token. An earlier grant stays.
+    pub(crate) fn grant(&mut self, token: u64, until: Instant) {
+        self.token = Some(token);
+        self.refused = None;
+        self.until = self.until.max(Some(until));
+    }
+
+    /// Notes that the lock is not ours there.
+    pub(crate) fn refuse(&mut self, answer: &Answer) {
+        let is_gone = *answer == Answer::Gone;
+        self.refused = Some(if is_gone { Refused::Gone } else { Refused::Taken });
+        (self.token, self.until) = (None, None);
+    }
+
+    /// Whether the node said last that the lock there is not ours.
+    pub(crate) const fn is_refusal(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Whether the key is to be put back there; from here on it may be. A node that drops it again and again, or
+    /// somebody who deletes it there, has the last word.
+    pub(crate) fn heal(&mut self) -> bool {
+        let may_heal = self.refused == Some(Refused::Gone) && self.heals < MOST_HEALS;
+        if may_heal {
+            (self.refused, self.heals) = (None, self.heals + 1);
+        }
+        may_heal
+    }
+}
+
+/// How often one lock is put back on one node: enough for restarts.
+const MOST_HEALS: u32 = 16;
