@@ -270,6 +270,11 @@ impl Claim {
         votes.filter_map(|(node, vote)| vote.heal().then_some(node)).collect()
     }
 
+    /// Notes that the key was put back at a node.
+    pub(crate) fn healed(&self, node: usize) {
+        lock(&self.state).votes[node].healed();
+    }
+
     /// The span of the lock's life.
     pub(crate) fn span(&self) -> Span {
         lock(&self.state).span.clone()

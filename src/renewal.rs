@@ -250,8 +250,9 @@ impl Batch {
         }
         while let Some(Reply { node, sent, answer: (place, answer) }) = round.next().await {
             let item = &items[place];
-            if let Ok(answer) = answer {
-                item.note(node, sent, &answer);
+            // A node in quarantine has not put it back.
+            if answer.is_ok_and(|answer| item.note(node, sent, &answer)) {
+                item.claim.healed(node);
             }
         }
     }

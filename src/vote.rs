@@ -52,9 +52,14 @@ impl Vote {
     pub(crate) fn heal(&mut self) -> bool {
         let may_heal = self.refused == Some(Refused::Gone) && self.heals < MOST_HEALS;
         if may_heal {
-            (self.refused, self.heals) = (None, self.heals + 1);
+            self.refused = None;
         }
         may_heal
+    }
+
+    /// Notes that the key was put back there.
+    pub(crate) const fn healed(&mut self) {
+        self.heals += 1;
     }
 }
 

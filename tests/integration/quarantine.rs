@@ -2,7 +2,7 @@
 
 use redlatch::Retry;
 
-use crate::support::{Server, Site, eventually, millis, on_servers, secs, within};
+use crate::support::{Events, Server, Site, eventually, millis, on_servers, secs, within};
 
 on_servers!(
     fresh_servers_do_not_vote,
@@ -61,4 +61,20 @@ async fn a_restarted_minority_is_not_healed_before_its_time() {
     guard.extend(secs(600)).await.unwrap();
     assert_eq!(site.all()[0].get("k"), None);
     assert!(guard.is_valid());
+}
+
+/// Tries that a node in quarantine turns away are not counted among those that one lock has.
+#[tokio::test]
+async fn a_restarted_minority_is_healed_when_its_time_is_over() {
+    let (site, events) = (Site::servers(3), Events::default());
+    let builder = site.builder().ttl(secs(3)).restart_quarantine(secs(3));
+    let manager = builder.outage_retries(u32::MAX).build().unwrap();
+    let retry = Retry::jittered(millis(20), millis(20));
+    let request = manager.lock("k").retry(retry).on_renewal(events.listener());
+    let _guard = within(request.auto_renew_every(millis(20)).acquire()).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    site.all()[0].restart();
+    events.more_renewals(20).await;
+    assert_eq!(site.all()[0].get("k"), None, "it is not healed before its time");
+    eventually("it is put back", async || site.all()[0].get("k").is_some()).await;
 }
