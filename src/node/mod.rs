@@ -1,12 +1,15 @@
 //! A node: one independent deployment that votes, whether a Redis or this process' memory.
 
 mod command;
+mod failure;
 mod lane;
 mod line;
+mod mail;
 mod memory;
 mod notices;
 mod redis;
 mod script;
+mod state;
 mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -18,12 +21,7 @@ pub(crate) use self::{
     command::{Answer, Command, Sighting, Touch, Trail},
     notices::{Hear, Notice},
 };
-use self::{
-    lane::{Failure, Lane},
-    memory::Store,
-    notices::Ear,
-    redis::Source,
-};
+use self::{failure::Failure, lane::Lane, memory::Store, notices::Ear, redis::Source};
 #[cfg(test)]
 pub(crate) use self::{
     memory::{Kept, Names},
