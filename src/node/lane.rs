@@ -88,13 +88,26 @@ impl Lane {
 
     /// The time that a `PING` takes, connecting included.
     pub(super) async fn ping(&self) -> Result<Duration, NodeError> {
-        let (lane, used) = (&self.shared, Used::default());
-        Handle::try_current().map_err(|_| lane.error(Failure::NoRuntime))?;
         let start = Instant::now();
-        let parcel = |_| Parcel { cmd: redis::cmd("PING"), claim: None, grants: false };
-        let pong = lane.bounded(&used, pin!(lane.send(1, parcel, &used))).await;
+        let pong = self.query(&[redis::cmd("PING")]).await;
         let pong = pong.and_then(|mut replies| replies.pop().unwrap_or(Err(Failure::Shape)));
-        pong.map(|_| start.elapsed()).map_err(|failure| lane.error(failure))
+        pong.map(|_| start.elapsed()).map_err(|failure| self.error(failure))
+    }
+
+    /// Asks what is about no lock, in one write and within the node timeout, connecting included.
+    pub(super) async fn query(&self, cmds: &[Cmd]) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let (lane, used) = (&self.shared, Used::default());
+        Handle::try_current().map_err(|_| Failure::NoRuntime)?;
+        let parcel = |at: usize| Parcel { cmd: cmds[at].clone(), claim: None, grants: false };
+        lane.bounded(&used, pin!(lane.send(cmds.len(), parcel, &used))).await
+    }
+
+    pub(super) fn error(&self, failure: Failure) -> NodeError {
+        self.shared.error(failure)
+    }
+
+    pub(super) fn is_to_cluster(&self) -> bool {
+        self.shared.source.is_cluster()
     }
 }
 
