@@ -254,3 +254,161 @@ impl Surveyed {
 const OLDEST: (u32, u32) = (6, 2);
 const OURS: Clock = Clock { least: 0, most: 0 };
 const MOST_APART_MICROS: i64 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Missing, Rights};
+
+    /// A server with which nothing is wrong.
+    fn sound(run_id: &str) -> ServerFacts {
+        ServerFacts {
+            address: None,
+            run_id: Some(run_id.to_owned()),
+            redis_version: Some("7.0.15".to_owned()),
+            valkey_version: None,
+            mode: Some("standalone".to_owned()),
+            role: Some("master".to_owned()),
+            master: None,
+            replicas: Some(0),
+            maxmemory: Some(0),
+            maxmemory_policy: Some("noeviction".to_owned()),
+            aof: Some(true),
+            clock: Some(OURS),
+        }
+    }
+
+    fn node(name: &str, servers: Vec<ServerFacts>) -> Surveyed {
+        let rights = Rights::Missing(Missing::default());
+        let facts = Facts { servers, silence: None, appendfsync: None, rights };
+        Surveyed { name: name.to_owned(), fails_over: false, facts: Some(Ok(facts)) }
+    }
+
+    fn site(nodes: Vec<Surveyed>) -> Site {
+        Site { nodes, has_quarantine: false, key_prefix: String::new() }
+    }
+
+    fn one(change: impl FnOnce(&mut ServerFacts)) -> Vec<Finding> {
+        let mut server = sound("1");
+        change(&mut server);
+        judge(&site(vec![node("a", vec![server])]))
+    }
+
+    fn with_clocks(clocks: &[(i64, i64)]) -> Vec<Finding> {
+        let server = |(at, &(least, most)): (usize, &(i64, i64))| {
+            let clock = Some(Clock { least, most });
+            let server = ServerFacts { clock, ..sound(&at.to_string()) };
+            node(&format!("node{at}"), vec![server])
+        };
+        judge(&site(clocks.iter().enumerate().map(server).collect()))
+    }
+
+    fn checks(findings: &[Finding]) -> Vec<&str> {
+        findings.iter().map(Finding::check).collect()
+    }
+
+    #[test]
+    fn nothing_is_wrong_with_sound_nodes() {
+        let nodes = ["1", "2", "3"].map(|id| node(id, vec![sound(id)]));
+        assert!(judge(&site(nodes.into())).is_empty());
+    }
+
+    #[test]
+    fn versions_before_6_2_are_old() {
+        for (version, is_old) in [
+            ("2.8.24", true),
+            ("6.0.16", true),
+            ("6.2.0", false),
+            ("10.0", false),
+            ("255.255.255", false),
+        ] {
+            let found = one(|server| server.redis_version = Some(version.to_owned()));
+            assert_eq!(checks(&found) == ["old-version"], is_old, "{version}");
+        }
+    }
+
+    #[test]
+    fn no_valkey_is_old() {
+        let found = one(|server| {
+            server.redis_version = Some("1.0.0".to_owned());
+            server.valkey_version = Some("8.0.1".to_owned());
+        });
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn a_clock_within_a_second_and_the_round_trip_is_well() {
+        assert!(with_clocks(&[(-900_000, -890_000)]).is_empty());
+        assert!(with_clocks(&[(900_000, 5_000_000)]).is_empty());
+        assert!(with_clocks(&[(0, 600_000), (-600_000, 0)]).is_empty());
+    }
+
+    #[test]
+    fn a_clock_apart_from_ours_is_found() {
+        let found = with_clocks(&[(0, 1_000), (2_500_000, 2_600_000), (-3_100_000, -3_000_001)]);
+        assert_eq!(checks(&found), ["clock"; 2]);
+        assert_eq!(found[0].node(), Some("node1"));
+        assert_eq!(found[0].problem(), "its clock is 2.5 s ahead of this machine's");
+        assert_eq!(found[1].problem(), "its clock is 3.0 s behind this machine's");
+    }
+
+    #[test]
+    fn clocks_apart_from_one_another_are_found() {
+        let found = with_clocks(&[(-700_000, -600_000), (0, 1_000), (800_000, 900_000)]);
+        assert_eq!(checks(&found), ["clock"]);
+        assert_eq!(found[0].node(), Some("node2"));
+        assert_eq!(found[0].problem(), "its clock is 1.4 s ahead of that of node0");
+    }
+
+    #[test]
+    fn what_a_server_hides_is_listed() {
+        let found = one(|server| (server.maxmemory_policy, server.clock) = (None, None));
+        assert_eq!(checks(&found), ["server-unchecked", "clock-unchecked"]);
+        assert!(found[0].problem().ends_with("not checked: eviction"), "{}", found[0]);
+    }
+
+    #[test]
+    fn a_server_of_a_cluster_goes_by_its_address() {
+        let at = |address: &str| ServerFacts {
+            address: Some(address.to_owned()),
+            mode: Some("cluster".to_owned()),
+            replicas: Some(1),
+            ..sound(address)
+        };
+        let cluster = Surveyed { fails_over: true, ..node("cluster", vec![at("h:1"), at("h:2")]) };
+        let found = judge(&site(vec![cluster]));
+        assert_eq!(checks(&found), ["replicas"; 2]);
+        assert!(found.iter().all(|finding| finding.severity() == Severity::Advice));
+        assert_eq!(found[1].problem(), "h:2: replicas attached: 1");
+    }
+
+    #[test]
+    fn nodes_with_a_server_in_common_are_found() {
+        let nodes = vec![
+            node("cluster", vec![sound("1"), sound("2")]),
+            node("other", vec![sound("3")]),
+            node("part", vec![sound("2")]),
+        ];
+        let found = judge(&site(nodes));
+        assert_eq!(checks(&found), ["same-server"]);
+        assert_eq!(found[0].node(), Some("part"));
+        assert_eq!(found[0].problem(), "it is the same server as cluster (run id 2)");
+    }
+
+    #[test]
+    fn the_worst_comes_first() {
+        let mut forgetful = sound("2");
+        forgetful.aof = Some(false);
+        let rights = Rights::Unknown("too old".to_owned());
+        let mut untold = node("c", vec![sound("3")]);
+        if let Some(Ok(facts)) = &mut untold.facts {
+            facts.rights = rights;
+        }
+        let found = judge(&site(vec![
+            untold,
+            node("a", vec![forgetful]),
+            node("b", vec![ServerFacts { role: Some("slave".to_owned()), ..sound("1") }]),
+        ]));
+        assert_eq!(checks(&found), ["not-master", "persistence", "rights-unchecked"]);
+    }
+}

@@ -36,7 +36,7 @@ use crate::{
 /// | `keys-unchecked` | unchecked | the user may use some keys or channels only, and there is no key prefix to go by |
 ///
 /// Rights to keys are judged by the key `redlatch-preflight` behind the manager's prefix. Nodes in memory have
-/// no findings. Nothing found is no proof: a user of the resource must still check fencing tokens.
+/// no findings. Nothing found is no proof that locks exclude: the resource must still check fencing tokens.
 ///
 /// ```
 /// # use redlatch::{LockManager, Severity};
