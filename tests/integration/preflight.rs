@@ -1,7 +1,5 @@
 //! What preflight finds on real servers, and what it does not.
 
-use std::time::Duration;
-
 use redlatch::{Finding, LockManager, LockManagerBuilder, Node, Preflight, Severity};
 
 use crate::support::{Monitor, Server, eventually, millis, outside_of_a_runtime, secs, within};
@@ -156,7 +154,8 @@ async fn a_node_that_is_gone_is_a_warning_while_the_others_are_a_majority() {
 async fn a_silent_node_is_found_after_the_node_timeout() {
     let servers = sound_group(1);
     servers[0].pause();
-    let preflight = asked(LockManager::single(servers[0].url()).node_timeout(millis(50))).await;
+    let builder = LockManager::single(servers[0].url()).node_timeout(millis(50));
+    let preflight = within(builder.build().unwrap().preflight()).await;
     let found = the_only(&preflight, "no-answer");
     assert_eq!(found.severity(), Severity::Critical);
     assert!(found.problem().contains("no answer within 50ms"), "{found}");
@@ -322,12 +321,13 @@ async fn a_report_says_what_can_happen_and_what_to_do() {
     assert!(report.starts_with("advice: "), "{report}");
 }
 
+/// What is found by a manager that is patient enough for a loaded machine.
 async fn asked(builder: LockManagerBuilder) -> Preflight {
-    within(builder.build().unwrap().preflight()).await
+    within(builder.node_timeout(secs(10)).build().unwrap().preflight()).await
 }
 
 fn quorum(servers: &[Server]) -> LockManagerBuilder {
-    LockManager::quorum(servers.iter().map(Server::url)).node_timeout(PATIENCE)
+    LockManager::quorum(servers.iter().map(Server::url))
 }
 
 fn sound_group(n: usize) -> Vec<Server> {
@@ -354,5 +354,3 @@ fn readme_rules() -> Vec<&'static str> {
     let (_, rules) = readme.split_once("ACL SETUSER locks on >password ").unwrap();
     rules.lines().next().unwrap().split(' ').collect()
 }
-
-const PATIENCE: Duration = Duration::from_secs(10);

@@ -30,7 +30,7 @@ async fn each_master_of_a_cluster_is_looked_at() {
 async fn a_cluster_and_one_of_its_servers_are_one_server() {
     let cluster = Cluster::of(3);
     let nodes = [Node::from(cluster.pool()), Node::open(cluster.servers[2].url()).unwrap()];
-    let preflight = asked(LockManager::quorum(nodes).node_timeout(secs(10))).await;
+    let preflight = asked(LockManager::quorum(nodes)).await;
     assert_eq!(checks(&preflight)[0], "same-server", "{preflight}");
 }
 
@@ -42,7 +42,7 @@ async fn a_user_of_a_cluster_hears_what_is_missing() {
     let rules: Vec<&str> = rules.split_whitespace().collect();
     let urls = cluster.servers.iter().map(|server| server.user("locks", "secret", &rules));
     let builder = LockManager::single(pool(urls.collect())).key_prefix("app:");
-    let preflight = asked(builder.node_timeout(secs(10))).await;
+    let preflight = asked(builder).await;
     let expected = ["rights", "server-unchecked", "clock-unchecked"];
     assert_eq!(checks(&preflight), expected, "{preflight}");
     assert!(preflight.findings()[0].problem().ends_with("run DEL"), "{preflight}");
@@ -56,12 +56,12 @@ async fn replicas_under_sentinel_are_pointed_out() {
     assert_eq!(preflight.worst(), Some(Severity::Advice));
     let master: &Server = &site.servers[0];
     let nodes = [Node::from(site.pool()), Node::open(master.url()).unwrap()];
-    let preflight = asked(LockManager::quorum(nodes).node_timeout(secs(10))).await;
+    let preflight = asked(LockManager::quorum(nodes)).await;
     assert_eq!(checks(&preflight)[0], "same-server", "{preflight}");
 }
 
 async fn asked(builder: LockManagerBuilder) -> Preflight {
-    within(builder.build().unwrap().preflight()).await
+    within(builder.node_timeout(secs(10)).build().unwrap().preflight()).await
 }
 
 fn checks(preflight: &Preflight) -> Vec<&str> {
