@@ -1,4 +1,4 @@
-//! The one place where time is read: monotonic time that goes on while the machine sleeps, and the wall clock for fencing.
+//! The one place where time is read: monotonic time that goes on while the machine sleeps, and the wall clock for fencing and preflight.
 
 use std::{
     sync::{
@@ -112,8 +112,9 @@ pub(crate) fn above(last: &AtomicU64, wall: u64) -> u64 {
     wall.max(last + 1)
 }
 
+/// The wall clock's reading in microseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
-fn wall_micros() -> u64 {
+pub(crate) fn wall_micros() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()

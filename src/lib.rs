@@ -43,12 +43,14 @@ mod acquire;
 mod adopt;
 mod armed;
 mod attempt;
+mod checks;
 mod claim;
 mod clock;
 mod error;
 mod event;
 mod extend;
 mod fencing;
+mod findings;
 mod guard;
 mod held;
 mod keeper;
@@ -58,11 +60,13 @@ mod manager;
 mod metrics;
 mod node;
 mod policy;
+mod preflight;
 mod random;
 mod release;
 mod renewal;
 mod request;
 mod retry;
+mod rights;
 mod round;
 mod set;
 mod set_request;
@@ -90,6 +94,7 @@ pub use crate::{
     held::{Lost, WarnBefore, WhileHeld},
     manager::{LockManager, LockManagerBuilder},
     node::{IntoNode, Node},
+    preflight::{Finding, Preflight, Severity},
     request::LockRequest,
     retry::Retry,
     set::LockSet,

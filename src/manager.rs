@@ -7,6 +7,7 @@ use crate::{
     guard::LockGuard,
     keeper::Keeper,
     node::{IntoNode, Node},
+    preflight::{self, Preflight},
     request::LockRequest,
     retry::Retry,
     set_request::LockSetRequest,
@@ -169,6 +170,31 @@ impl LockManager {
     /// ```
     pub async fn ping(&self) -> Vec<NodeHealth> {
         status::ping(&self.keeper).await
+    }
+
+    /// Looks for what would let locks down: nodes that are one server, that forget, evict or fail over, and
+    /// missing rights. [`Preflight`] lists the checks.
+    ///
+    /// All nodes are asked at once, each for up to the node timeout and in one round trip. No key is read,
+    /// written or deleted. A user without the right to `INFO`, `TIME` or `CONFIG GET` is told what could not be
+    /// checked; each refusal leaves an entry in the server's `ACL LOG`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let preflight = LockManager::in_memory().preflight().await;
+    /// assert!(preflight.is_ok(), "{preflight}");
+    /// # Ok(()) }
+    /// ```
+    #[doc(alias = "doctor")]
+    pub async fn preflight(&self) -> Preflight {
+        preflight::run(&self.keeper).await
     }
 
     /// Closes the manager and all its clones, and waits for what is pending, up to the release timeout.

@@ -22,9 +22,12 @@ use tokio::{
 
 use super::{
     command::{Answer, Command, End, Trail},
+    failure::Failure,
     line::{Line, Replies},
+    mail::{Mail, Parcel, Slot},
     redis::Source,
     script::{Delivery, Spelling, decode, encode},
+    state::{State, Step},
 };
 use crate::{error::NodeError, metrics, settings::Settings, sync::lock, tasks};
 
@@ -45,15 +48,6 @@ struct Shared {
     changed: Notify,
     /// The commands that may be under way.
     room: Semaphore,
-}
-
-enum State {
-    /// There is a connection.
-    Up(Arc<Line>),
-    /// There is none, and none is being opened. `failures` counts the lines in a row that came to nothing.
-    Down { failures: u32, since: Instant, cause: Failure },
-    /// One is being opened; after a failure nobody waits for it but the call that began it.
-    Connecting { failures: u32, cause: Failure },
 }
 
 impl Lane {
@@ -94,13 +88,26 @@ impl Lane {
 
     /// The time that a `PING` takes, connecting included.
     pub(super) async fn ping(&self) -> Result<Duration, NodeError> {
-        let (lane, used) = (&self.shared, Used::default());
-        Handle::try_current().map_err(|_| lane.error(Failure::NoRuntime))?;
         let start = Instant::now();
-        let parcel = |_| Parcel { cmd: redis::cmd("PING"), claim: None, grants: false };
-        let pong = lane.bounded(&used, pin!(lane.send(1, parcel, &used))).await;
+        let pong = self.query(&[redis::cmd("PING")]).await;
         let pong = pong.and_then(|mut replies| replies.pop().unwrap_or(Err(Failure::Shape)));
-        pong.map(|_| start.elapsed()).map_err(|failure| lane.error(failure))
+        pong.map(|_| start.elapsed()).map_err(|failure| self.error(failure))
+    }
+
+    /// Asks what is about no lock, in one write and within the node timeout, connecting included.
+    pub(super) async fn query(&self, cmds: &[Cmd]) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let (lane, used) = (&self.shared, Used::default());
+        Handle::try_current().map_err(|_| Failure::NoRuntime)?;
+        let parcel = |at: usize| Parcel { cmd: cmds[at].clone(), claim: None, grants: false };
+        lane.bounded(&used, pin!(lane.send(cmds.len(), parcel, &used))).await
+    }
+
+    pub(super) fn error(&self, failure: Failure) -> NodeError {
+        self.shared.error(failure)
+    }
+
+    pub(super) fn is_to_cluster(&self) -> bool {
+        self.shared.source.is_cluster()
     }
 }
 
@@ -377,37 +384,6 @@ impl Shared {
     }
 }
 
-impl State {
-    /// What a caller does next, or why there is nothing to be done.
-    ///
-    /// Whoever finds the lane down opens a new line and waits for it. The others wait too, unless the node has
-    /// failed us before: then they fail fast, so that a dead node costs one caller per back-off.
-    fn step(&mut self, began_connecting: bool) -> Result<Step, Failure> {
-        match self {
-            Self::Up(line) => Ok(Step::Use(line.clone())),
-            Self::Connecting { failures: 0, .. } => Ok(Step::Wait),
-            Self::Connecting { .. } if began_connecting => Ok(Step::Wait),
-            Self::Down { failures, since, cause }
-                if !began_connecting && since.elapsed() >= back_off(*failures) =>
-            {
-                let (failures, cause) = (*failures, cause.clone());
-                *self = Self::Connecting { failures, cause };
-                Ok(Step::Connect(failures))
-            }
-            Self::Down { cause, .. } | Self::Connecting { cause, .. } => Err(cause.clone()),
-        }
-    }
-}
-
-/// What a caller does about the state of the lane.
-enum Step {
-    Use(Arc<Line>),
-    /// Wait for the lane to change.
-    Wait,
-    /// Open a line, after so many that came to nothing.
-    Connect(u32),
-}
-
 /// A connect under way. Its end tells the lane, also if the runtime ends first.
 struct Opening {
     lane: Arc<Shared>,
@@ -441,49 +417,6 @@ enum Blame {
     Node,
 }
 
-/// One command, and the trail that may forbid it.
-struct Parcel<'a> {
-    cmd: Cmd,
-    claim: Option<&'a Trail>,
-    /// It is a vote that a node in quarantine must not give.
-    grants: bool,
-}
-
-/// Parcels on their way down a line.
-struct Mail<'a> {
-    line: Arc<Line>,
-    /// The replies, if queueing brought them already.
-    early: Option<Replies>,
-    slots: Vec<Slot<'a>>,
-}
-
-/// What became of a parcel.
-#[derive(Clone, Copy)]
-enum Slot<'a> {
-    Queued(Option<&'a Trail>),
-    /// Its trail forbade it.
-    Withheld,
-    /// The node must not vote for so long.
-    Quarantined(Duration),
-}
-
-impl<'a> Slot<'a> {
-    const fn claim(&self) -> Option<&'a Trail> {
-        match self {
-            Self::Queued(claim) => *claim,
-            Self::Withheld | Self::Quarantined(_) => None,
-        }
-    }
-
-    const fn failure(&self) -> Option<Failure> {
-        match self {
-            Self::Queued(_) => None,
-            Self::Withheld => Some(Failure::Withdrawn),
-            Self::Quarantined(left) => Some(Failure::Quarantined(*left)),
-        }
-    }
-}
-
 fn poll_some<F: Future>(future: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
     future.as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx))
 }
@@ -492,39 +425,6 @@ fn is_unknown_script(reply: &Result<Value, Failure>) -> bool {
     matches!(reply, Err(Failure::Redis(error)) if error.code() == Some("NOSCRIPT"))
 }
 
-/// The pause after so many failures in a row: none at first, then doubling from 50 ms to 1 s.
-fn back_off(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        failures => {
-            LONGEST_BACK_OFF.min(FIRST_BACK_OFF.saturating_mul(2_u32.saturating_pow(failures - 1)))
-        }
-    }
-}
-
-/// Why a node did not answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("no answer within {0:?}")]
-    TimedOut(Duration),
-    #[error(transparent)]
-    Redis(#[from] RedisError),
-    #[error("the lock was released before this could be sent")]
-    Withdrawn,
-    #[error("a reply of an unknown shape")]
-    Shape,
-    #[error("not connected yet")]
-    NotConnected,
-    #[error("restarted too lately to vote, for another {0:?}")]
-    Quarantined(Duration),
-    #[error("an earlier attempt of the same owner token is not undone yet")]
-    OwedUndo,
-    #[error("there is no tokio runtime here")]
-    NoRuntime,
-}
-
 const TIMEOUTS_TO_REPLACE: u32 = 3;
 /// What a server says that is the primary no more, or not yet sure of it: the next connection may find another.
 const DEMOTED: [&str; 3] = ["READONLY", "NOREPLICAS", "MASTERDOWN"];
-const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     command::{Answer, Command, Sighting, Touch, Trail},
-    lane::Failure,
+    failure::Failure,
     notices::{Hear, Notice},
     script::FENCE_TTL,
 };

@@ -1,12 +1,17 @@
 //! A node: one independent deployment that votes, whether a Redis or this process' memory.
 
 mod command;
+mod facts;
+mod failure;
 mod lane;
 mod line;
+mod mail;
 mod memory;
 mod notices;
 mod redis;
 mod script;
+mod state;
+mod survey;
 mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -16,14 +21,11 @@ use tokio::task::coop::consume_budget;
 
 pub(crate) use self::{
     command::{Answer, Command, Sighting, Touch, Trail},
+    facts::{Clock, Facts, Missing, Rights, ServerFacts},
     notices::{Hear, Notice},
+    survey::Questions,
 };
-use self::{
-    lane::{Failure, Lane},
-    memory::Store,
-    notices::Ear,
-    redis::Source,
-};
+use self::{failure::Failure, lane::Lane, memory::Store, notices::Ear, redis::Source};
 #[cfg(test)]
 pub(crate) use self::{
     memory::{Kept, Names},
@@ -146,6 +148,16 @@ impl Node {
     /// Whether the node is a cluster, which wants the keys of a command in one slot.
     pub(crate) const fn is_cluster(&self) -> bool {
         matches!(&self.kind, Kind::Redis(source) if source.is_cluster())
+    }
+
+    /// Whether the node replaces its masters by their replicas: it is a cluster or a deployment under Sentinel.
+    pub(crate) const fn fails_over(&self) -> bool {
+        matches!(&self.kind, Kind::Redis(source) if source.is_anonymous())
+    }
+
+    /// Whether release notices are heard with the same credentials that the lane has.
+    pub(crate) const fn hears_as_it_asks(&self) -> bool {
+        self.notices.is_none() && matches!(&self.kind, Kind::Redis(source) if source.is_url())
     }
 
     /// Opens a manager's way to the node; `hear` is told of the notices that it asks for.
@@ -312,6 +324,17 @@ impl Link {
         match &self.way {
             Way::Redis(lane, _) => lane.ping().await,
             Way::Memory(..) => Ok(Duration::ZERO),
+        }
+    }
+
+    /// Asks the node about itself and the user's rights. A node in memory has nothing to tell.
+    pub(crate) async fn survey(
+        &self,
+        questions: &Questions<'_>,
+    ) -> Option<Result<Facts, NodeError>> {
+        match &self.way {
+            Way::Redis(lane, _) => Some(questions.ask(lane).await),
+            Way::Memory(..) => None,
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{lane::Failure, redis::Source};
+use super::{failure::Failure, redis::Source};
 use crate::{key::Key, sync::lock, tasks};
 
 /// What a node lets those who listen know.

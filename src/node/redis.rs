@@ -14,7 +14,7 @@ use deadpool_redis::{
 };
 use tokio::sync::Semaphore;
 
-use super::{lane::Failure, wire::Wire};
+use super::{failure::Failure, wire::Wire};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::simulation::Server;

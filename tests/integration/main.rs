@@ -42,6 +42,7 @@ mod oddities;
 mod once_broken;
 mod outage;
 mod policies;
+mod preflight;
 mod properties;
 mod quarantine;
 mod refuted;

@@ -23,5 +23,6 @@ mod support;
 mod cluster;
 mod cluster_of;
 mod plain;
+mod preflight;
 mod sentinel;
 mod sentinels;
