@@ -50,6 +50,8 @@ mod event;
 mod extend;
 mod fencing;
 mod guard;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod held;
 mod keeper;
 mod key;
