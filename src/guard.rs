@@ -40,6 +40,7 @@ use crate::{
 /// guard.release().await?;
 /// # Ok(()) }
 /// ```
+#[doc(alias("lease", "mutex"))]
 #[must_use = "if unused, the lock is released immediately"]
 pub struct LockGuard {
     armed: Armed,
@@ -132,6 +133,7 @@ impl LockGuard {
     /// assert_eq!(guard.ttl(), Duration::from_secs(60));
     /// # Ok(()) }
     /// ```
+    #[doc(alias("renew", "refresh"))]
     pub async fn extend(&self, ttl: Duration) -> Result<()> {
         extend(self.armed.keeper(), self.armed.claim(), ttl).await
     }
@@ -274,6 +276,7 @@ impl LockGuard {
     /// assert!(!manager.inspect("k").await?.is_held());
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "unlock")]
     pub async fn release(self) -> Result<()> {
         Keeper::check_runtime()?;
         let (key, fencing_token) = (self.key(), self.fencing_token().get());

@@ -1,4 +1,4 @@
-//! Distributed locks on Redis: single-node locks and Redlock quorum locks over independent nodes, with fencing
+//! Distributed locks on Redis: on a single node, or on a majority of several independent nodes (Redlock), with fencing
 //! tokens, auto-renewal, cancel-safe acquires and a loss signal that is never late.
 //!
 //! ```
@@ -13,31 +13,58 @@
 //! guard.extend(Duration::from_secs(10)).await?;
 //! guard.release().await?; // or just drop it: released in the background
 //!
+//! // Acquire, renew, work, release, in one call; the work is dropped if the lock is lost.
 //! let report = manager.lock("report").run(async |guard| guard.fencing_token()).await?;
 //! # Ok(()) }
 //! ```
 //!
 //! # What a lock here is, and is not
 //!
-//! It is a **lease**: Redis ends it when its time to live is over, whether its holder has finished or not. For
+//! It is a **lease**: Redis ends it when its time to live (TTL) is over, whether its holder has finished or not. For
 //! efficiency - to spare work that would be done twice - that is all you need. For correctness, the resource
 //! must check the [fencing token](LockGuard::fencing_token) of every write, because a holder can be paused at any
 //! point and wake up after its lock has gone to another (Kleppmann, "How to do distributed locking", 2016).
 //!
-//! # Where to go
+//! # The guide
 //!
-//! - [`LockManager`] and its builder: nodes and settings.
-//! - [`LockRequest`]: how long to hold and to wait; [`acquire`](LockRequest::acquire),
-//!   [`try_acquire`](LockRequest::try_acquire), [`run`](LockRequest::run).
-//! - [`LockGuard`]: validity, [`extend`](LockGuard::extend), [`lost`](LockGuard::lost),
-//!   [`while_held`](LockGuard::while_held), [`release`](LockGuard::release).
-//! - [`LockSet`]: several locks at once, all or none.
-//! - [`Error`]: held, unreachable, too late, lost and misconfigured are different things.
+//! | chapter | read it |
+//! |---|---|
+//! | [How it works](guide::how_it_works) | to know what happens between an acquire and a release, with pictures |
+//! | [Choosing](guide::choosing) | before you set a TTL, or decide on one node or several |
+//! | [Correctness](guide::correctness) | before you protect something that two writers would break |
+//! | [Recipes](guide::recipes) | for cron jobs, long jobs, deployments, transfers |
+//! | [Operations](guide::operations) | before it goes live, before an upgrade, and when a node is lost |
+//! | [Moving](guide::moving) | if you come from rslock, redsync, redlock or Redisson |
+//! | [FAQ](guide::faq) | |
+//!
+//! # The types, in the order in which you meet them
+//!
+//! 1. [`LockManager`] knows the nodes. Make one, with [`single`](LockManager::single) or
+//!    [`quorum`](LockManager::quorum), and clone it. [`Node`] is what it is made of, if a URL does not do.
+//! 2. [`LockRequest`], from [`lock`](LockManager::lock), says how long to hold and to wait, and ends with
+//!    [`acquire`](LockRequest::acquire), [`try_acquire`](LockRequest::try_acquire) or [`run`](LockRequest::run).
+//!    [`LockSetRequest`], from [`lock_all`](LockManager::lock_all), does so for several keys. [`Retry`] is when to try again.
+//! 3. [`LockGuard`] is the lock: [`is_valid`](LockGuard::is_valid), [`extend`](LockGuard::extend),
+//!    [`lost`](LockGuard::lost), [`while_held`](LockGuard::while_held), [`release`](LockGuard::release).
+//!    [`LockSet`] is several of them, all or none. [`FencingToken`] is for the resource.
+//! 4. [`LockTicket`] moves a lock to another process.
+//! 5. [`Error`] keeps held, unreachable, too late, lost and misconfigured apart.
 //!
 //! # Features
 //!
-//! - `serde`: `Serialize` and `Deserialize` for [`LockTicket`], [`OwnerToken`] and [`FencingToken`].
-//! - `metrics`: counters, gauges and histograms through the `metrics` facade.
+//! None is on by default.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `serde` | `Serialize` and `Deserialize` for [`LockTicket`], [`OwnerToken`] and [`FencingToken`] |
+//! | `metrics` | counters, gauges and histograms through the `metrics` facade |
+//! | `cluster` | nodes from a pool over a Redis Cluster |
+//! | `sentinel` | nodes from a pool that finds its master through Redis Sentinel |
+//! | `tls-rustls` | `rediss://` with rustls; the application chooses [its crypto provider](guide::operations#tls) |
+//! | `tls-native-tls` | `rediss://` with the system's TLS library |
+//!
+//! It needs tokio, and Redis 6.2 or later, or Valkey.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acquire;
 mod adopt;
@@ -52,6 +79,8 @@ mod extend;
 mod fencing;
 mod findings;
 mod guard;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod held;
 mod keeper;
 mod key;

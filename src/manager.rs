@@ -34,6 +34,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
+#[doc(alias("redlock", "mutex"))]
 pub struct LockManager {
     keeper: Arc<Keeper>,
 }
@@ -68,6 +69,7 @@ impl LockManager {
     /// # Ok(()) }
     /// ```
     #[must_use]
+    #[doc(alias = "mock")]
     pub fn in_memory() -> Self {
         Self { keeper: Arc::new(Keeper::new(vec![Node::in_memory()], Settings::default())) }
     }
@@ -75,7 +77,7 @@ impl LockManager {
     /// Starts a request for the lock of this key: 1 to 512 bytes, any characters.
     ///
     /// Nothing is checked or sent before one of the request's ends is awaited.
-    #[doc(alias = "lease")]
+    #[doc(alias("lease", "mutex"))]
     pub fn lock(&self, key: impl Into<String>) -> LockRequest {
         LockRequest::new(self.keeper.clone(), key.into())
     }
@@ -94,6 +96,7 @@ impl LockManager {
     /// transfer.release().await?;
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "multilock")]
     pub fn lock_all<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> LockSetRequest {
         let each = LockRequest::new(self.keeper.clone(), String::new());
         LockSetRequest::new(each, keys.into_iter().map(Into::into).collect())
@@ -149,6 +152,7 @@ impl LockManager {
     /// assert_eq!(status.owner_token(), Some(guard.owner_token()));
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "is_locked")]
     pub async fn inspect(&self, key: impl Into<String>) -> Result<LockStatus> {
         status::inspect(&self.keeper, key.into()).await
     }
@@ -253,6 +257,7 @@ impl LockManagerBuilder {
     }
 
     /// Sets what precedes every key in Redis. Default: nothing.
+    #[doc(alias = "namespace")]
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings.key_prefix = prefix.into();
         self

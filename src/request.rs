@@ -69,6 +69,7 @@ impl LockRequest {
     /// Sets the time that Redis keeps the lock without an extend. Default: the manager's, which is 30 seconds.
     ///
     /// From 1 ms to 24 h; anything else is an [`Error::Config`] when the lock is taken.
+    #[doc(alias("lease", "expiry"))]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -113,6 +114,7 @@ impl LockRequest {
     ///
     /// It must be more than zero and less than the TTL; anything else is an [`Error::Config`] when the lock
     /// is taken.
+    #[doc(alias = "watchdog")]
     pub const fn auto_renew_every(mut self, interval: Duration) -> Self {
         self.is_renewed = true;
         self.renewal.every = Some(interval);
@@ -135,6 +137,7 @@ impl LockRequest {
     /// that hangs is in the way no longer than this. An explicit [`extend`](LockGuard::extend) is not bounded.
     ///
     /// It must not be less than the TTL; else it is an [`Error::Config`] when the lock is taken.
+    #[doc(alias = "lock_at_most_for")]
     pub const fn max_hold(mut self, max_hold: Duration) -> Self {
         self.renewal.max_hold = Some(max_hold);
         self
@@ -159,6 +162,7 @@ impl LockRequest {
     /// assert!(manager.lock("nightly").try_acquire().await.unwrap_err().is_contended());
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "lock_at_least_for")]
     pub const fn min_hold(mut self, min_hold: Duration) -> Self {
         self.min_hold = min_hold;
         self
@@ -192,6 +196,7 @@ impl LockRequest {
     /// assert!(guard.is_valid());
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "lock")]
     // No `async fn` around another: each would keep the request once more.
     pub fn acquire(self) -> impl Future<Output = Result<LockGuard>> + Send {
         self.take(false)
@@ -219,6 +224,7 @@ impl LockRequest {
     /// assert!(manager.lock("nightly").try_acquire().await.unwrap_err().is_contended());
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "try_lock")]
     pub async fn try_acquire(self) -> Result<LockGuard> {
         let wish = self.wish(false)?;
         let mut record = Acquiring::begin();
@@ -285,6 +291,7 @@ impl LockRequest {
     /// assert!(token.get() > 0);
     /// # Ok(()) }
     /// ```
+    #[doc(alias("using", "with_lock"))]
     pub async fn run<T>(self, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
         let guard = self.renewed().acquire().await?;
         let value = guard.while_held(work(&guard)).await?;

@@ -31,6 +31,7 @@ use crate::{
 /// set.release().await?;
 /// # Ok(()) }
 /// ```
+#[doc(alias = "multilock")]
 #[must_use = "if unused, the locks are released immediately"]
 pub struct LockSet {
     /// At least one, in the order of their keys.
@@ -108,6 +109,7 @@ impl LockSet {
     /// set.extend(Duration::from_secs(60)).await?;
     /// # Ok(()) }
     /// ```
+    #[doc(alias("renew", "refresh"))]
     pub async fn extend(&self, ttl: Duration) -> Result<()> {
         all(self.guards.iter().map(|guard| guard.extend(ttl))).await
     }
@@ -221,6 +223,7 @@ impl LockSet {
     /// assert!(!manager.inspect("a").await?.is_held());
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "unlock")]
     pub async fn release(self) -> Result<()> {
         all(self.guards.into_iter().map(LockGuard::release)).await
     }

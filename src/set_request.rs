@@ -29,7 +29,7 @@ use crate::{
 /// assert!(set.keys().eq(["account:3", "account:7"]));
 /// # Ok(()) }
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a request takes no lock before it is awaited"]
 pub struct LockSetRequest {
     each: LockRequest,
@@ -68,6 +68,7 @@ impl LockSetRequest {
     }
 
     /// Has the locks renewed together in the background: see [`LockRequest::auto_renew`]. Default: not.
+    #[doc(alias = "watchdog")]
     pub fn auto_renew(mut self) -> Self {
         self.each = self.each.auto_renew();
         self
@@ -123,6 +124,7 @@ impl LockSetRequest {
     /// assert!(set.is_valid());
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "lock")]
     pub async fn acquire(self) -> Result<LockSet> {
         let (began, wait_timeout) = (Instant::now(), self.each.waits());
         let requests = self.requests()?;
@@ -164,6 +166,7 @@ impl LockSetRequest {
     /// assert_eq!(error.key(), Some("b"));
     /// # Ok(()) }
     /// ```
+    #[doc(alias = "try_lock")]
     pub async fn try_acquire(self) -> Result<LockSet> {
         let requests = self.requests()?.into_iter();
         let guards = try_join_all(requests.map(LockRequest::try_acquire)).await?;
@@ -191,6 +194,7 @@ impl LockSetRequest {
     /// assert_eq!(keys, 2);
     /// # Ok(()) }
     /// ```
+    #[doc(alias("using", "with_lock"))]
     pub async fn run<T>(mut self, work: impl AsyncFnOnce(&LockSet) -> T) -> Result<T> {
         self.each = self.each.renewed();
         let set = self.acquire().await?;

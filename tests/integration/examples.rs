@@ -37,6 +37,9 @@ examples! {
     critical_section: &["returned 42", "page 1", "stopped: its validity ran out"];
     watchdog: &["renewed, valid for", "held by anybody: false"];
     fencing: &["turns holder 1 away", "is stale", "report by holder 2"];
+    fencing_sql: &["writes its draft: 1 row", "wakes up and writes: 0 rows", "report by holder 2"];
+    fencing_objects: &["turns holder 1 away: 412", "is stale", "report by holder 2"];
+    fencing_http: &["wakes up, PUT /report: 412", "without a token, PUT /report: 428"];
 }
 
 #[cfg(feature = "metrics")]

@@ -32,6 +32,7 @@ mod examples;
 mod extend;
 mod faults;
 mod fencing;
+mod guide;
 mod harness;
 mod loss;
 mod memory;
