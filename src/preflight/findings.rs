@@ -2,14 +2,16 @@
 
 use std::cmp::Reverse;
 
-use crate::{
+use super::{
+    Finding, Severity,
     checks::{
         CLOCK, CLOCK_UNCHECKED, CLUSTER_SERVER, EVICTION, FSYNC, FSYNC_UNCHECKED, NO_ANSWER,
         NOT_MASTER, OLD_VERSION, PERSISTENCE, REPLICAS, SAME_SERVER, SERVER_UNCHECKED,
     },
-    node::{Clock, Facts, ServerFacts},
-    preflight::{Finding, Severity},
     rights,
+};
+use crate::{
+    node::{Clock, Facts, ServerFacts},
     validity::quorum,
 };
 

@@ -1,10 +1,12 @@
 //! What the rights that a user lacks come to.
 
-use crate::{
+use super::{
+    Finding,
     checks::{KEYS_UNCHECKED, NOTICE_RIGHTS, PING_RIGHT, RIGHTS, RIGHTS_UNCHECKED},
+};
+use crate::{
     key::Key,
     node::{Missing, Rights},
-    preflight::Finding,
 };
 
 /// What is wrong with the rights of the user at a node.

@@ -1,16 +1,18 @@
 //! Preflight: what would let locks down, found before they are relied on.
 
+mod checks;
+mod findings;
+mod rights;
+
 use std::{error::Error, fmt};
 
 use futures_util::future::join_all;
 
-use crate::{
+use self::{
     checks::Check,
     findings::{Site, Surveyed, judge},
-    keeper::Keeper,
-    key::Key,
-    node::Questions,
 };
+use crate::{keeper::Keeper, key::Key, node::Questions};
 
 /// What was found about the nodes of a manager: see [`LockManager::preflight`](crate::LockManager::preflight).
 ///
