@@ -309,7 +309,8 @@ impl LockManagerBuilder {
     /// A node that restarts without its memory has forgotten the locks it granted, and would grant them again:
     /// it must not vote before they have all ended. Name the longest TTL that anybody uses on these nodes; longer
     /// ones are refused here with [`Error::Config`]. Whether a node has restarted is told by its own uptime, asked
-    /// for on each new connection, for which users need the right to `INFO`. This is the delayed restart that the
+    /// for on each new connection, for which users need the right to `INFO`; told in whole seconds, it may keep a
+    /// node away for a second or two longer. This is the delayed restart that the
     /// Redis documentation asks of operators ("Distributed Locks with Redis", crash recovery), without the
     /// operators. It is not available for clusters, whose servers restart one by one.
     pub const fn restart_quarantine(mut self, max_ttl: Duration) -> Self {

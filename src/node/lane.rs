@@ -280,8 +280,9 @@ impl Shared {
         let mut wire = self.source.connect().await?;
         let quarantined_until = match self.quarantine {
             Some(length) => {
-                let began = Instant::now();
-                length.checked_sub(wire.uptime().await?).map(|left| began + left)
+                let uptime = wire.uptime().await?;
+                // From the answer on: when the server read its uptime nobody knows.
+                length.checked_sub(uptime).map(|left| Instant::now() + left)
             }
             None => None,
         };

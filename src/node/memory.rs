@@ -186,17 +186,21 @@ impl Kept {
     ) -> Answer {
         let token = self.token(names.fence);
         let ttl = ttl.unwrap_or_default();
-        let end = match self.locks.get(names.lock) {
-            Some((owner, end)) if *owner == *names.owner => *end,
-            None if mode == Touch::Heal => now,
+        let held_until = match self.locks.get(names.lock) {
+            Some((owner, end)) if *owner == *names.owner => Some(*end),
+            None if mode == Touch::Heal => None,
             _ => return self.refusal(names.lock, now),
         };
+        let end = held_until.unwrap_or(now);
         if mode == Touch::Adopt && token != held {
             return Answer::Ours { token, expires_in: end - now };
         }
         let token = token.max(held);
         self.take(names, ttl.max(end - now), token, now);
-        Answer::Ours { token, expires_in: ttl }
+        match held_until {
+            Some(_) => Answer::Ours { token, expires_in: ttl },
+            None => Answer::Granted { token },
+        }
     }
 
     fn release(

@@ -44,14 +44,16 @@ impl Wire {
         }
     }
 
-    /// How long the server has been up, by its own account, rounded down to whole seconds.
+    /// How long the server has been up at least. It tells the difference of two readings of its clock in whole
+    /// seconds, which is almost a second too much if it came up late in one.
     pub(super) async fn uptime(&mut self) -> Result<Duration, RedisError> {
         let reply = self.send_one(cmd("INFO").arg("server")).await?.extract_error()?;
         let info: String = from_redis_value(reply)?;
         let uptime = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"));
         let seconds = uptime.and_then(|seconds| seconds.trim().parse().ok());
         let unknown = (ErrorKind::UnexpectedReturnType, "the server does not tell its uptime");
-        seconds.map(Duration::from_secs).ok_or_else(|| unknown.into())
+        let at_least = |seconds: u64| Duration::from_secs(seconds.saturating_sub(1));
+        seconds.map(at_least).ok_or_else(|| unknown.into())
     }
 
     pub(super) const fn is_to_cluster(&self) -> bool {

@@ -114,6 +114,7 @@ async fn a_lock_can_be_extended_often(site: Site) {
 
 async fn extend_moves_the_keys_expiry(site: Site) {
     let guard = site.manager().lock("k").ttl(secs(30)).await.unwrap();
+    eventually("every server has it", async || site.lock_keys().len() == site.all().len()).await;
     guard.extend(secs(300)).await.unwrap();
     eventually("every key lives longer", async || {
         site.all().iter().all(|server| server.pttl("k") > Some(secs(100)))

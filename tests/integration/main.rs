@@ -22,6 +22,7 @@ mod support;
 
 mod acl;
 mod acquire;
+mod bounds;
 mod cancel;
 mod close;
 mod config;

@@ -2,7 +2,7 @@
 
 use redlatch::{Error, LossReason, OwnerToken};
 
-use crate::support::{Site, everywhere, millis, on_servers, secs, within};
+use crate::support::{Site, eventually, everywhere, millis, on_servers, secs, within};
 
 everywhere!(
     a_free_lock_is_acquired,
@@ -113,4 +113,23 @@ async fn dropping_one_guard_ends_the_lock_for_all(site: Site) {
     site.empties("k").await;
     let error = first.try_extend(secs(60)).await.unwrap_err();
     assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_lock_is_released_where_it_was_put_back_beside_a_counter_that_went_on() {
+    let site = Site::servers(3);
+    let manager = site.manager();
+    let request = manager.lock("k").owner(owner()).ttl(secs(600)).auto_renew_every(millis(20));
+    let guard = request.acquire().await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    // As an attempt leaves it that got this one vote and gave it back.
+    let counter = (guard.fencing_token().get() + 100).to_string();
+    let node = &site.all()[0];
+    node.command(&["SET", "{k}:fence", &counter]);
+    node.del("k");
+    eventually("it is put back", async || node.get("k").is_some()).await;
+    let known = node.scripts() + 2;
+    eventually("its renewals are answered", async || node.scripts() > known).await;
+    guard.release().await.unwrap();
+    site.empties("k").await;
 }

@@ -1,6 +1,6 @@
 //! Chaos: breaks one thing after another, and mends it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
@@ -8,17 +8,20 @@ use super::{
     network::Conn,
     plan::Kind,
     process,
+    server::Server,
     world::{Setting, World},
 };
 
 pub(super) struct Chaos {
     world: Arc<World>,
     has_killed: bool,
+    /// How many have come for a lock since the machines slept.
+    visitors: usize,
 }
 
 impl Chaos {
     pub(super) const fn new(world: Arc<World>) -> Self {
-        Self { world, has_killed: false }
+        Self { world, has_killed: false, visitors: 0 }
     }
 
     /// Breaks things for a while. In the end all that can be mended is.
@@ -28,6 +31,9 @@ impl Chaos {
         let pace = *setting.dice.pick(&[60, 250, 800]);
         for _ in 0..steps {
             sleep(setting.dice.millis(0..pace)).await;
+            if setting.plan.kind == Kind::Restarts && setting.dice.chance(20) {
+                self.crash_under_a_lock(&setting).await;
+            }
             self.break_something(&setting);
         }
         sleep(setting.dice.millis(0..500)).await;
@@ -45,7 +51,7 @@ impl Chaos {
             4 | 5 => self.stall(setting),
             6 | 7 => self.hang(setting),
             8 => self.crash(setting),
-            9 if setting.plan.kind == Kind::Amnesia => self.crash(setting),
+            9 | 10 if !setting.plan.kind.remembers() => self.crash(setting),
             9..=11 => self.pause(setting),
             12 => self.replace(setting),
             13 => self.forget_scripts(setting),
@@ -96,9 +102,27 @@ impl Chaos {
     }
 
     fn crash(&self, setting: &Setting) {
-        let server = setting.dice.pick(&self.world.servers).clone();
-        let time = setting.dice.millis(0..1_500);
-        let amnesia = setting.plan.kind == Kind::Amnesia && setting.dice.chance(70);
+        Self::crash_one(setting, setting.dice.pick(&self.world.servers));
+    }
+
+    /// All nodes crash at once, soon after a lock was taken.
+    async fn crash_under_a_lock(&self, setting: &Setting) {
+        let acquisitions = || setting.plan.keys.iter().map(|key| setting.oracle.acquisitions(key));
+        let before: usize = acquisitions().sum();
+        for _ in 0..60 {
+            if acquisitions().sum::<usize>() > before {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        self.world.servers.iter().for_each(|server| Self::crash_one(setting, server));
+    }
+
+    fn crash_one(setting: &Setting, server: &Arc<Server>) {
+        let server = server.clone();
+        let longest = *setting.dice.pick(&[50, 1_500]);
+        let time = setting.dice.millis(0..longest);
+        let amnesia = !setting.plan.kind.remembers() && setting.dice.chance(70);
         let how = if amnesia { "and forgets everything" } else { "and keeps its memory" };
         setting.trace.note(&server.name, format!("crashes for {time:?} {how}"));
         server.crash(amnesia);
@@ -151,13 +175,19 @@ impl Chaos {
         server.forget_scripts();
     }
 
-    /// All clients' machines sleep.
-    fn suspend(&self, setting: &Setting) {
-        if setting.plan.suspends {
-            let time = setting.dice.millis(100..3_000);
-            setting.trace.note("machines", format!("sleep for {time:?}"));
-            process::suspend(Some(time));
-            self.world.clients.iter().for_each(|client| client.process.has_slept());
+    /// All clients' machines sleep; when they wake up, others come for the locks.
+    fn suspend(&mut self, setting: &Setting) {
+        if !setting.plan.suspends {
+            return;
+        }
+        let time = setting.dice.millis(100..3_000);
+        setting.trace.note("machines", format!("sleep for {time:?}"));
+        process::suspend(Some(time));
+        for (client, place) in self.world.clients.iter().zip(0..) {
+            client.process.has_slept();
+            self.visitors += 1;
+            let number = setting.plan.workers + self.visitors;
+            setting.starts(client.process.run(self.world.worker(place, number).visit()));
         }
     }
 

@@ -9,9 +9,13 @@ use std::{
 
 use tokio::time::{sleep, timeout};
 
-use super::{process::Process, server::Server, world::Setting};
+use super::{
+    process::{Process, now},
+    server::Server,
+    world::Setting,
+};
 use crate::{
-    LockGuard, LockManager, LockRequest, Lost, Node, OwnerToken, Result, Retry, clock, sync::lock,
+    LockGuard, LockManager, LockRequest, Lost, Node, OwnerToken, Result, Retry, sync::lock,
 };
 
 /// A process and its manager.
@@ -39,7 +43,13 @@ impl Client {
 
 fn build(servers: &[Arc<Server>]) -> LockManager {
     let nodes = servers.iter().map(|server| Node::simulated(server.clone()));
-    LockManager::quorum(nodes).build().expect("the settings are right")
+    let builder = LockManager::quorum(nodes);
+    let builder = match servers[0].setting.plan.kind.quarantine() {
+        // The waiters stay until the nodes vote again.
+        Some(max_ttl) => builder.ttl(max_ttl).restart_quarantine(max_ttl).outage_retries(u32::MAX),
+        None => builder,
+    };
+    builder.build().expect("the settings are right")
 }
 
 /// One task of a client that takes locks one after the other.
@@ -72,6 +82,11 @@ impl Worker {
             }
             Box::pin(self.turn()).await;
         }
+    }
+
+    /// Comes for one lock, at once.
+    pub(super) async fn visit(self) {
+        Box::pin(self.turn()).await;
     }
 
     fn me(&self) -> &Arc<Client> {
@@ -109,7 +124,7 @@ impl Worker {
             "{way:?} {key} ttl {ttl:?}{}",
             if is_chosen { ", own token" } else { "" }
         ));
-        let began = clock::now();
+        let began = now();
         let cancelled = if dice.chance(25) { dice.millis(0..120) } else { FOREVER };
         if matches!(way, Way::Run) {
             let work = async |guard: &LockGuard| {
@@ -255,7 +270,7 @@ impl Worker {
         let other = dice.pick(&self.clients).clone();
         let process = other.process.clone();
         self.note(format!("hands {owner} to {}", process.name));
-        let began = clock::now();
+        let began = now();
         let patience = if dice.chance(20) { dice.millis(0..60) } else { FOREVER };
         let (setting, receiver) = (setting.clone(), other.process.clone());
         // It belongs to the other process, whatever becomes of this one.
@@ -274,7 +289,7 @@ impl Worker {
             let result = guard.release().await;
             trace.note(name, format!("released adopted {owner}: {result:?}"));
         };
-        self.setting.adopts(process.run(adoption));
+        self.setting.starts(process.run(adoption));
     }
 }
 

@@ -56,13 +56,19 @@ fn nodes_that_forget_do_no_other_harm() {
 }
 
 #[test]
+fn nodes_that_forget_and_do_not_vote_for_a_while_do_no_harm() {
+    simulate(Kind::Restarts);
+}
+
+#[test]
 fn fencing_holds_whatever_the_nodes_clocks_do() {
     simulate(Kind::Drift);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for kind in [Kind::Calm, Kind::Leases, Kind::Leftovers, Kind::Amnesia, Kind::Drift] {
+    use Kind::{Amnesia, Calm, Drift, Leases, Leftovers, Restarts};
+    for kind in [Calm, Leases, Leftovers, Amnesia, Restarts, Drift] {
         for seed in 0..20 {
             let (once, again) = (run(kind, seed).trace, run(kind, seed).trace);
             let differs = once.iter().zip(&again).position(|(one, other)| one != other);

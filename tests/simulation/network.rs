@@ -1,7 +1,7 @@
 //! The network between processes and servers: ordered connections that delay, stall, swallow and break.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fmt, io,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex},
@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     process::{Process, in_this_process},
     resp::{Word, take_command},
-    server::{Server, claimed_by},
+    server::{Server, claimed_by, released_by},
 };
 use crate::sync::lock;
 
@@ -140,13 +140,19 @@ impl Conn {
 
     /// Breaks it. The first `arrived` commands on their way have arrived before.
     pub(super) fn cut(self: &Arc<Self>, arrived: usize) {
+        let mut claimed = BTreeSet::new();
         for _ in 0..arrived {
             let Some((_, words)) = lock(&self.state).inbound.pop_front() else { break };
             let _lost_reply = self.server.run(self, &words);
+            claimed.extend(claimed_by(&words).map(|owner| owner.as_str().to_owned()));
         }
         let mut state = lock(&self.state);
         state.is_cut = true;
-        state.inbound.clear();
+        // A lock that arrives while the release behind it is lost is left to its TTL: long before, the client
+        // has asked on another connection too, and was told that there is nothing.
+        let lost = state.inbound.drain(..).filter_map(|(_, words)| released_by(&words));
+        let left = lost.filter(|owner| claimed.contains(owner.as_str()));
+        left.for_each(|owner| self.server.setting.oracle.exempt(&owner));
         state.outbound.clear();
         drop(state);
         self.poke();

@@ -12,14 +12,13 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     network::Conn,
     plan::{Kind, Plan},
-    process::Process,
+    process::{Process, now},
     server::short,
     trace::Trace,
 };
 use crate::{
     LockGuard, LossReason, OwnerToken,
     claim::Claim,
-    clock,
     node::{Answer, Command},
     sync::lock,
 };
@@ -99,7 +98,7 @@ impl Oracle {
         state.processes.insert(owner.as_str().to_owned(), process.clone());
         let ended = state.ended.get(owner.as_str()).copied();
         drop(state);
-        let is_late = ended.is_some_and(|at| clock::now() > at && process.has_run_since(at));
+        let is_late = ended.is_some_and(|at| now() > at && process.has_run_since(at));
         self.check(!is_late, || format!("{owner}: sent after its release began"));
     }
 
@@ -136,7 +135,7 @@ impl Oracle {
         is_shared: bool,
     ) {
         let (key, owner) = (guard.key().to_owned(), guard.owner_token().as_str().to_owned());
-        let (token, now) = (guard.fencing_token().get(), clock::now());
+        let (token, now) = (guard.fencing_token().get(), now());
         self.trace
             .note(&process.name, format!("got {key} {} T {}", guard.owner_token(), short(token)));
         lock(&self.state).guards.push(Held {
@@ -158,6 +157,13 @@ impl Oracle {
             .clone()
             .filter(|other| match self.plan.kind {
                 Kind::Drift => other.at < began,
+                // Some node remembers, or has been in quarantine since; unless the process slept meanwhile, it
+                // has read its clock hardly before the last grant.
+                Kind::Restarts => {
+                    other.at < began
+                        && (process.has_run_since(began)
+                            || other.at + Duration::from_micros(self.plan.skew) + A_TICK < began)
+                }
                 Kind::Amnesia => self.plan.skew == 0 && other.at + Duration::from_millis(1) < began,
                 _ => true,
             })
@@ -214,13 +220,13 @@ impl Oracle {
             let lock = (guard.key().to_owned(), owner, guard.fencing_token().get());
             state.given_up.insert(lock);
         } else {
-            state.ended.insert(owner, clock::now());
+            state.ended.insert(owner, now());
         }
     }
 
     /// A lost lock was told of.
     pub(super) fn lost(&self, process: &Arc<Process>, guard: &LockGuard, reason: LossReason) {
-        let (now, owner) = (clock::now(), guard.owner_token());
+        let (now, owner) = (now(), guard.owner_token());
         self.trace.note(&process.name, format!("lost {} {owner}: {reason}", guard.key()));
         self.check(!guard.is_valid(), || format!("{owner}: valid after its loss"));
         // A node's no may move the deadline back to where it was before: what counts is what was known.
@@ -236,14 +242,15 @@ impl Oracle {
 
     /// What a release or an extend of a guard came to.
     pub(super) fn refused(&self, owner: &OwnerToken, deadline: Option<Instant>, is_not_held: bool) {
-        let is_valid = deadline.is_some_and(|deadline| clock::now() < deadline);
+        let is_valid = deadline.is_some_and(|deadline| now() < deadline);
         let is_wrong = is_not_held && is_valid && self.is_exclusive(owner);
         self.check(!is_wrong, || format!("{owner}: told not held before its deadline"));
     }
 
     /// Whether an owner's lock can be lost by time alone.
     fn is_exclusive(&self, owner: &OwnerToken) -> bool {
-        self.plan.kind.excludes() && !is_chosen(owner.as_str()) && !self.is_exempt(owner)
+        let kind = self.plan.kind;
+        kind.excludes() && kind.remembers() && !is_chosen(owner.as_str()) && !self.is_exempt(owner)
     }
 
     /// The lock of this owner is left to its TTL.

@@ -15,6 +15,8 @@ pub(super) enum Kind {
     Leftovers,
     /// Nodes restart without memory.
     Amnesia,
+    /// The same, and nodes that have restarted do not vote before all that they had granted has ended.
+    Restarts,
     /// The nodes' clocks drift farther than allowed for.
     Drift,
 }
@@ -34,6 +36,8 @@ pub(super) struct Plan {
     pub(super) suspends: bool,
     /// Whether callers choose owner tokens, and use them again.
     pub(super) owners: bool,
+    /// Whether the fencing counters are ahead of all wall clocks, and differ from node to node.
+    pub(super) counters_ahead: bool,
 }
 
 impl Kind {
@@ -46,9 +50,14 @@ impl Kind {
         !matches!(self, Self::Amnesia | Self::Drift)
     }
 
-    /// Whether the nodes keep their fencing counters.
+    /// Whether the nodes keep their locks and fencing counters.
     pub(super) const fn remembers(self) -> bool {
-        !matches!(self, Self::Amnesia)
+        !matches!(self, Self::Amnesia | Self::Restarts)
+    }
+
+    /// How long a node that has restarted must not vote.
+    pub(super) fn quarantine(self) -> Option<Duration> {
+        (self == Self::Restarts).then_some(LONGEST_LEASE)
     }
 }
 
@@ -61,10 +70,15 @@ impl Plan {
             workers: *dice.pick(&[1, 1, 2, 3]),
             rounds: dice.from(2..6),
             keys: (0..*dice.pick(&[1, 1, 2])).map(|key| format!("k{key}")).collect(),
-            skew: *dice.pick(&[0, 5_000, 10_000_000]),
+            skew: match kind {
+                // What a quarantine can make up for: less than its length.
+                Kind::Restarts => *dice.pick(&[0, 5_000, 300_000]),
+                _ => *dice.pick(&[0, 5_000, 10_000_000]),
+            },
             slowness: *dice.pick(&[2, 8, 40, 40]),
             owners: dice.chance(40),
-            suspends: kind.breaks() && dice.chance(15),
+            suspends: kind.breaks() && dice.chance(25),
+            counters_ahead: kind.remembers() && dice.chance(30),
         }
     }
 
@@ -72,6 +86,7 @@ impl Plan {
         match self.kind {
             Kind::Leftovers => dice.millis(600_000..900_000),
             Kind::Calm if dice.chance(50) => dice.millis(600_000..900_000),
+            Kind::Restarts if dice.chance(50) => LONGEST_LEASE,
             _ => dice.millis(60..1_500),
         }
     }
@@ -88,3 +103,6 @@ impl Plan {
         }
     }
 }
+
+/// The longest TTL of those that time may end.
+const LONGEST_LEASE: Duration = Duration::from_millis(1_500);

@@ -39,7 +39,7 @@ thread_local! {
 
 impl Process {
     pub(super) fn new(name: String, skew_micros: u64) -> Arc<Self> {
-        let start = clock::now();
+        let start = now();
         Arc::new(Self {
             name,
             wall: AtomicU64::new(WALL_MICROS + skew_micros),
@@ -54,12 +54,12 @@ impl Process {
 
     pub(super) fn pause(&self) {
         self.is_paused.store(true, Ordering::Relaxed);
-        *lock(&self.changed) = clock::now();
+        *lock(&self.changed) = now();
     }
 
     pub(super) fn resume(&self) {
         self.is_paused.store(false, Ordering::Relaxed);
-        *lock(&self.changed) = clock::now();
+        *lock(&self.changed) = now();
         lock(&self.sleepers).drain(..).for_each(Waker::wake);
     }
 
@@ -70,7 +70,7 @@ impl Process {
 
     /// Notes that its timers have stood still until now.
     pub(super) fn has_slept(&self) {
-        *lock(&self.changed) = clock::now();
+        *lock(&self.changed) = now();
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -114,7 +114,7 @@ impl Process {
     }
 
     fn proposal(&self) -> u64 {
-        let elapsed = u64::try_from((clock::now() - self.start).as_micros()).unwrap_or(0);
+        let elapsed = u64::try_from((now() - self.start).as_micros()).unwrap_or(0);
         clock::above(&self.last, self.wall.load(Ordering::Relaxed) + elapsed)
     }
 }
@@ -168,4 +168,11 @@ pub(super) fn take_panic() -> bool {
     PANICKED.replace(false)
 }
 
-const WALL_MICROS: u64 = 1_700_000_000_000_000;
+/// The present in the world: the clients' timers stand still while their machines sleep, all else goes on. It is not
+/// the crate's clock that tells, so that this can be found wrong.
+pub(super) fn now() -> Instant {
+    Instant::now() + SUSPENDED.get().unwrap_or_default()
+}
+
+/// What every wall clock shows at the start of a schedule that is not ahead.
+pub(super) const WALL_MICROS: u64 = 1_700_000_000_000_000;

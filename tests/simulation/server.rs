@@ -8,9 +8,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{network::Conn, oracle::Oracle, resp::Word, world::Setting};
+use super::{
+    network::Conn,
+    oracle::Oracle,
+    process::{WALL_MICROS, now},
+    resp::Word,
+    world::Setting,
+};
 use crate::{
-    clock,
+    key::Key,
     node::{Answer, Command, Kept, Names, Touch, scripts},
     sync::lock,
     token::OwnerToken,
@@ -22,6 +28,8 @@ pub(crate) struct Server {
     /// How fast its clock runs.
     rate: f64,
     start: Instant,
+    /// How far into a second its wall clock was at the start.
+    phase: Duration,
     pub(super) state: Mutex<State>,
 }
 
@@ -29,6 +37,8 @@ pub(crate) struct Server {
 pub(super) struct State {
     pub(super) is_down: bool,
     pub(super) is_hung: bool,
+    /// When it was started again, by its own clock.
+    restarted: Option<Instant>,
     kept: Kept,
     /// The hashes of the scripts that it was told.
     known: BTreeSet<String>,
@@ -49,7 +59,8 @@ struct Call {
 
 impl Server {
     pub(super) fn new(name: String, setting: Arc<Setting>, rate: f64) -> Arc<Self> {
-        Arc::new(Self { name, setting, rate, start: clock::now(), state: Mutex::default() })
+        let phase = setting.dice.millis(0..1_000);
+        Arc::new(Self { name, setting, rate, start: now(), phase, state: Mutex::default() })
     }
 
     fn oracle(&self) -> &Oracle {
@@ -57,7 +68,29 @@ impl Server {
     }
 
     fn now(&self) -> Instant {
-        self.start + (clock::now() - self.start).mul_f64(self.rate)
+        self.start + (now() - self.start).mul_f64(self.rate)
+    }
+
+    /// Its uptime as Redis tells it: the difference of two readings in whole seconds, which is almost a second
+    /// too much if it came up late in one.
+    fn uptime_in_seconds(&self) -> u64 {
+        let reading = |at: Instant| (at - self.start + self.phase).as_secs();
+        let restarted = lock(&self.state).restarted;
+        restarted.map_or(A_LONG_TIME, |restarted| reading(self.now()) - reading(restarted))
+    }
+
+    /// Leaves fencing counters that are ahead of all wall clocks, as a clock that was wrong once does.
+    pub(super) fn count_ahead(&self) {
+        let owner = OwnerToken::random();
+        for key in &self.setting.plan.keys {
+            let key = Key::new("", key.clone()).expect("it is valid");
+            let names = Names { lock: &key.lock, fence: &key.fence, owner: &owner };
+            let proposal = AN_HOUR_AHEAD + self.setting.dice.from(0..4);
+            let acquire = Command::Acquire { ttl: Duration::from_secs(1), proposal };
+            for command in [acquire, Command::Release { held: None, tokens: None, keep: None }] {
+                lock(&self.state).kept.answer(names, command, self.now());
+            }
+        }
     }
 
     /// Runs one command of a connection.
@@ -65,6 +98,7 @@ impl Server {
         let text = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
         match &*text(0).to_uppercase() {
             "CLIENT" => Word::Ok,
+            "INFO" => Word::Text(format!("uptime_in_seconds:{}\r\n", self.uptime_in_seconds())),
             "PING" => Word::Text("PONG".into()),
             "HELLO" => Word::Map(vec![Word::Text("proto".into()), Word::Number(3)]),
             "SUBSCRIBE" => {
@@ -161,7 +195,10 @@ impl Server {
     }
 
     pub(super) fn start(&self) {
-        lock(&self.state).is_down = false;
+        let mut state = lock(&self.state);
+        if std::mem::replace(&mut state.is_down, false) {
+            state.restarted = Some(self.now());
+        }
     }
 
     pub(super) fn conns(&self) -> Vec<Arc<Conn>> {
@@ -184,6 +221,13 @@ pub(super) fn claimed_by(words: &[Vec<u8>]) -> Option<OwnerToken> {
     let is_call = words[0].starts_with(b"EVAL");
     let (_, call) = is_call.then(|| read(words)).flatten()?;
     call.command.claims().then_some(call.owner)
+}
+
+/// Whose lock a command releases.
+pub(super) fn released_by(words: &[Vec<u8>]) -> Option<OwnerToken> {
+    let is_call = words[0].starts_with(b"EVAL");
+    let (_, call) = is_call.then(|| read(words)).flatten()?;
+    matches!(call.command, Command::Release { .. }).then_some(call.owner)
 }
 
 /// Reads a call of one of the crate's scripts.
@@ -252,3 +296,7 @@ fn told(answer: &Answer) -> String {
 pub(super) fn short(token: u64) -> u64 {
     token % 10_000_000_000
 }
+
+const AN_HOUR_AHEAD: u64 = WALL_MICROS + 3_600_000_000;
+/// In seconds.
+const A_LONG_TIME: u64 = 1_000_000;

@@ -2,7 +2,8 @@
 
 use std::{fmt::Display, sync::Mutex, time::Duration};
 
-use crate::{clock, sync::lock};
+use super::process::now;
+use crate::sync::lock;
 
 #[derive(Debug)]
 pub(super) struct Trace {
@@ -12,11 +13,11 @@ pub(super) struct Trace {
 
 impl Trace {
     pub(super) fn start() -> Self {
-        Self { start: clock::now(), lines: Mutex::default() }
+        Self { start: now(), lines: Mutex::default() }
     }
 
     pub(super) fn elapsed(&self) -> Duration {
-        clock::now() - self.start
+        now() - self.start
     }
 
     pub(super) fn note(&self, who: impl Display, what: impl Display) {

@@ -39,7 +39,7 @@ pub(crate) struct Setting {
     is_over: AtomicBool,
     gives_up: AtomicBool,
     given_up: Notify,
-    adoptions: Mutex<JoinSet<()>>,
+    errands: Mutex<JoinSet<()>>,
     waiters: Mutex<BTreeMap<u64, Waiter>>,
 }
 
@@ -102,7 +102,7 @@ impl Setting {
             is_over: AtomicBool::new(false),
             gives_up: AtomicBool::new(false),
             given_up: Notify::new(),
-            adoptions: Mutex::default(),
+            errands: Mutex::default(),
             waiters: Mutex::default(),
         })
     }
@@ -152,9 +152,20 @@ impl Setting {
         }
     }
 
-    /// A lock is handed over.
-    pub(super) fn adopts(&self, adoption: impl Future<Output = ()> + Send + 'static) {
-        drop(lock(&self.adoptions).spawn(adoption));
+    /// Starts what is no worker's own, such as the adoption of a lock.
+    pub(super) fn starts(&self, errand: impl Future<Output = ()> + Send + 'static) {
+        drop(lock(&self.errands).spawn(errand));
+    }
+
+    /// Waits until all errands have ended, and those that they began.
+    async fn errands_end(&self) {
+        loop {
+            let mut errands = std::mem::take(&mut *lock(&self.errands));
+            if errands.is_empty() {
+                return;
+            }
+            while errands.join_next().await.is_some() {}
+        }
     }
 
     /// Enters a waiter in the oracle's list, until the returned value is dropped.
@@ -199,6 +210,9 @@ impl World {
         let (plan, dice) = (&setting.plan, &setting.dice);
         let server = |number| Server::new(format!("n{number}"), setting.clone(), plan.rate(dice));
         let servers: Vec<_> = (0..plan.nodes).map(server).collect();
+        if plan.counters_ahead {
+            servers.iter().for_each(|server| server.count_ahead());
+        }
         let client = |number: usize| {
             let skew = dice.from(0..plan.skew + 1);
             let name = char::from(b'A' + u8::try_from(number).expect("few processes"));
@@ -218,7 +232,10 @@ impl World {
             world.setting.is_over.store(true, Ordering::Relaxed);
             world.setting.trace.note("chaos", "is over");
         }
-        let all_done = async { while workers.join_next().await.is_some() {} };
+        let all_done = async {
+            while workers.join_next().await.is_some() {}
+            world.setting.errands_end().await;
+        };
         let mut all_done = std::pin::pin!(all_done);
         // Those who died never end, and what they hold nobody gets: give up in the end.
         if timeout(PATIENCE, all_done.as_mut()).await.is_err() {
@@ -229,9 +246,6 @@ impl World {
             let ended = timeout(PATIENCE, all_done).await;
             world.setting.oracle.check(ended.is_ok() || !is_alive, || "workers do not end".into());
         }
-        let mut adoptions = std::mem::take(&mut *lock(&world.setting.adoptions));
-        let adopted = async { while adoptions.join_next().await.is_some() {} };
-        let _adopted = timeout(PATIENCE, adopted).await;
         watch.abort();
         world.close().await;
     }
@@ -240,16 +254,15 @@ impl World {
         let mut workers = JoinSet::new();
         for (client, place) in self.clients.iter().zip(0..) {
             for number in 0..self.setting.plan.workers {
-                let worker = Worker {
-                    setting: self.setting.clone(),
-                    clients: self.clients.clone(),
-                    client: place,
-                    number,
-                };
-                workers.spawn(client.process.run(worker.work()));
+                workers.spawn(client.process.run(self.worker(place, number).work()));
             }
         }
         workers
+    }
+
+    pub(super) fn worker(&self, client: usize, number: usize) -> Worker {
+        let (setting, clients) = (self.setting.clone(), self.clients.clone());
+        Worker { setting, clients, client, number }
     }
 
     /// Looks for waiters that sleep while their key is free.

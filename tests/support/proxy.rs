@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{sleep, spawn};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::server::Server;
 
@@ -21,6 +21,8 @@ struct Shared {
     upstream: u16,
     faults: Mutex<Faults>,
     sockets: Mutex<Vec<TcpStream>>,
+    /// Connections accepted so far.
+    accepted: AtomicUsize,
     /// Requests lost so far.
     swallowed: AtomicUsize,
     ended: AtomicBool,
@@ -32,6 +34,7 @@ struct Faults {
     swallow_replies: bool,
     hold_replies: bool,
     reply_delay: Duration,
+    handshake_delay: Duration,
 }
 
 impl Proxy {
@@ -72,6 +75,16 @@ impl Proxy {
     /// Lets each reply through this much later.
     pub(crate) fn delay_replies(&self, delay: Duration) {
         self.shared.faults().reply_delay = delay;
+    }
+
+    /// Lets the first reply on each connection through this much later, or once healed.
+    pub(crate) fn delay_handshakes(&self, delay: Duration) {
+        self.shared.faults().handshake_delay = delay;
+    }
+
+    /// How many connections were made.
+    pub(crate) fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
     }
 
     /// Ends all faults; what was swallowed stays lost.
@@ -115,6 +128,15 @@ impl Shared {
         !faults.swallow_replies
     }
 
+    /// Holds the first reply up.
+    fn shake_hands(&self) {
+        let began = Instant::now();
+        while began.elapsed() < self.faults().handshake_delay && !self.ended.load(Ordering::SeqCst)
+        {
+            sleep(Duration::from_millis(1));
+        }
+    }
+
     fn sockets(&self) -> std::sync::MutexGuard<'_, Vec<TcpStream>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,6 +147,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.ended.load(Ordering::SeqCst) {
             return;
         }
+        shared.accepted.fetch_add(1, Ordering::SeqCst);
         if let Ok(server) = TcpStream::connect(("127.0.0.1", shared.upstream)) {
             connect(client, server, shared);
         }
@@ -140,7 +163,15 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     let there = Arc::clone(shared);
     spawn(move || pump(requests, onward, |_| there.passes_request()));
     let back = Arc::clone(shared);
-    spawn(move || pump(server, client, |_| back.passes_reply()));
+    let mut is_first = true;
+    spawn(move || {
+        pump(server, client, |_| {
+            if std::mem::take(&mut is_first) {
+                back.shake_hands();
+            }
+            back.passes_reply()
+        });
+    });
 }
 
 /// Copies bytes until either side ends; a piece that `pass` refuses is lost.

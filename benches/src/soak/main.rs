@@ -105,8 +105,7 @@ fn set_to_work(
 ) -> JoinSet<()> {
     let mut workers = JoinSet::new();
     for number in 0..MANAGERS * TASKS {
-        let manager = managers[number % MANAGERS].clone();
-        let worker = Worker::new(number, manager, witness.clone(), tally.clone());
+        let worker = Worker::new(number, managers.to_vec(), witness.clone(), tally.clone());
         workers.spawn(worker.work(until));
     }
     workers

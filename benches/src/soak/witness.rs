@@ -36,7 +36,7 @@ enum Holder {
     Guard(Arc<LockGuard>),
     /// A guard that cannot be looked at from outside. Its holder looks whether somebody else took the seat.
     Unseen,
-    /// A guard given up without release: nobody may follow before its validity is over.
+    /// A guard given up without release: nobody else may follow before its validity is over.
     Forgotten {
         until: Instant,
     },
@@ -56,6 +56,14 @@ impl Witness {
     /// A lock was taken.
     pub fn enter(&self, guard: &Arc<LockGuard>) -> Stay {
         self.seat(guard, Holder::Guard(guard.clone()))
+    }
+
+    /// The lock of a stay has another guard: it was adopted, or taken once more by its owner.
+    pub fn take_over(&self, guard: &Arc<LockGuard>, stay: Stay) {
+        if let Some(seat) = self.seats().get_mut(guard.key()).filter(|seat| seat.stay == stay) {
+            seat.holder = Holder::Guard(guard.clone());
+        }
+        self.look(guard, stay);
     }
 
     /// As [`enter`](Self::enter), for a guard that is only lent.
@@ -81,7 +89,7 @@ impl Witness {
         self.vacate(guard, stay, Holder::Nobody);
     }
 
-    /// The lock is about to be forgotten.
+    /// The lock is about to be forgotten or handed over.
     pub fn leave_behind(&self, guard: Arc<LockGuard>, stay: Stay) -> LockGuard {
         let until = if guard.is_valid() { guard.valid_until() } else { Instant::now() };
         self.vacate(&guard, stay, Holder::Forgotten { until });

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redlatch::{Error, LockGuard, LockManager, LockRequest, Result};
+use redlatch::{Error, LockGuard, LockManager, LockRequest, OwnerToken, Result};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -16,7 +16,10 @@ use crate::{
 
 pub struct Worker {
     dice: Dice,
+    /// All managers: its own, and those that it hands locks over to.
+    managers: Vec<LockManager>,
     manager: LockManager,
+    owner: OwnerToken,
     witness: Arc<Witness>,
     tally: Arc<Tally>,
 }
@@ -24,11 +27,13 @@ pub struct Worker {
 impl Worker {
     pub fn new(
         number: usize,
-        manager: LockManager,
+        managers: Vec<LockManager>,
         witness: Arc<Witness>,
         tally: Arc<Tally>,
     ) -> Self {
-        Self { dice: Dice::new(number), manager, witness, tally }
+        let manager = managers[number % managers.len()].clone();
+        let owner = OwnerToken::new(format!("worker-{number}")).expect("it is short");
+        Self { dice: Dice::new(number), managers, manager, owner, witness, tally }
     }
 
     pub async fn work(mut self, until: Instant) {
@@ -44,8 +49,10 @@ impl Worker {
 
     async fn lock_once(&mut self) -> Result<()> {
         match self.dice.below(100) {
-            0..30 => self.acquire_and_release().await,
-            30..45 => self.try_and_drop().await,
+            0..20 => self.acquire_and_release().await,
+            20..30 => self.hand_over().await,
+            30..35 => self.take_twice().await,
+            35..45 => self.try_and_drop().await,
             45..60 => self.renew_and_release().await,
             60..70 => self.extend_and_release().await,
             70..80 => self.run().await,
@@ -108,11 +115,53 @@ impl Worker {
     }
 
     async fn forget(&mut self) -> Result<()> {
-        let ttl = self.dice.millis(100, 400).min(LONGEST_FORGOTTEN);
-        let guard = self.request(ttl).acquire().await?;
+        let guard = self.brief_request().acquire().await?;
         let (guard, stay) = self.enter(guard);
         self.witness.leave_behind(guard, stay).forget();
         Ok(())
+    }
+
+    /// Gives the lock to another manager, which may come too late.
+    async fn hand_over(&mut self) -> Result<()> {
+        let request = self.brief_request();
+        let (guard, stay) = self.enter(request.acquire().await?);
+        let ticket = self.witness.leave_behind(guard, stay).into_ticket();
+        sleep(self.dice.millis(0, 30)).await;
+        let other = &self.managers[self.dice.below(self.managers.len())];
+        let guard = Arc::new(other.adopt(ticket).await?);
+        self.witness.take_over(&guard, stay);
+        self.hold(&guard, stay, 100).await;
+        self.release(guard, stay).await
+    }
+
+    /// Takes the lock with an owner token of its own, and once more while it may still have it.
+    async fn take_twice(&mut self) -> Result<()> {
+        let request = self.brief_request().owner(self.owner.clone());
+        let (first, mut stay) = self.enter(request.acquire_or_extend().await?);
+        self.hold(&first, stay, 200).await;
+        let again = self.manager.lock(first.key()).ttl(LONGEST_FORGOTTEN).owner(self.owner.clone());
+        let again = again.wait_timeout(self.dice.millis(0, 1_000)).acquire_or_extend().await;
+        let second = match again {
+            Ok(second) => Arc::new(second),
+            Err(error) => {
+                drop(self.witness.leave(first, stay));
+                return Err(error);
+            }
+        };
+        // Guards of one lock: whichever is released first ends it for both.
+        let first = if second.fencing_token() == first.fencing_token() {
+            self.witness.take_over(&second, stay);
+            Some(first)
+        } else {
+            drop(self.witness.leave(first, stay));
+            self.tally.acquisitions.add();
+            stay = self.witness.enter(&second);
+            None
+        };
+        self.hold(&second, stay, 100).await;
+        let released = self.release(second, stay).await;
+        drop(first);
+        released
     }
 
     /// Gives up at any moment, often in the middle of a round.
@@ -135,6 +184,12 @@ impl Worker {
         let key = format!("key-{}", self.dice.below(KEYS));
         let patience = self.dice.millis(0, 3_000);
         self.manager.lock(key).ttl(ttl).wait_timeout(patience)
+    }
+
+    /// For a lock that may be left to its TTL.
+    fn brief_request(&mut self) -> LockRequest {
+        let ttl = self.dice.millis(100, 400).min(LONGEST_FORGOTTEN);
+        self.request(ttl)
     }
 
     fn enter(&self, guard: LockGuard) -> (Arc<LockGuard>, Stay) {

@@ -1,6 +1,6 @@
 -- Raises the fencing counter and extends, heals or adopts, only for the owner.
 -- KEYS: lock, fence   ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, 'keep' | 'heal' | 'adopt'
--- Returns {2, token, pttl}: the owner's; {0, pttl, hash}: another owner's; {-1}: gone.
+-- Returns {2, token, pttl}: the owner's; {1, token}: put back; {0, pttl, hash}: another owner's; {-1}: gone.
 local token = tonumber(redis.call('GET', KEYS[2]) or 0)
 if not token or math.max(token, tonumber(ARGV[3])) > 9e15 then return redis.error_reply('ERR the fencing counter holds no usable number') end
 local held, ttl = tonumber(ARGV[3]), tonumber(ARGV[2])
@@ -17,4 +17,5 @@ elseif ttl > redis.call('PTTL', KEYS[1]) and ttl > 0 then
 end
 token = math.max(token, held)
 redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[4])
+if not owner then return {1, token} end
 return {2, token, ttl}
