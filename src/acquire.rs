@@ -35,7 +35,7 @@ pub(crate) async fn acquire(keeper: &Arc<Keeper>, wish: Wish, limits: Limits) ->
         hearing: None,
     };
     let result = acquire.run().await;
-    acquire.record.end(&result);
+    acquire.record.end(result.as_ref().err());
     result
 }
 

@@ -11,7 +11,7 @@ use crate::{
     keeper::Keeper,
     key::Key,
     node::{Answer, Command, Sighting, Touch, Trail},
-    policy::{Offer, Undo},
+    offer::{Offer, Undo},
     round::{Reply, Round},
     terms::{Terms, hold},
     token::OwnerToken,
@@ -68,7 +68,7 @@ pub(crate) async fn join(
     owner: &OwnerToken,
     token: u64,
 ) -> Result<Option<Armed>, Refusal> {
-    let offer = Offer { undo: Undo::Nothing, policy: wish.policy.clone() };
+    let offer = Offer { undo: Undo::Nothing, renewal: wish.renewal.clone() };
     let armed = keeper.arm(wish.key.clone(), owner.clone(), offer)?;
     let terms = Terms { token, ttl: wish.ttl, began: clock::now() };
     match adopt(armed, terms, &wish.caller).await {

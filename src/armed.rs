@@ -8,7 +8,7 @@ use crate::{
     keeper::{Job, Keeper, Work},
     key::Key,
     node::Trail,
-    policy::Offer,
+    offer::Offer,
     token::OwnerToken,
 };
 

@@ -16,7 +16,7 @@ use crate::{
     key::Key,
     ledger::Ledger,
     node::{Answer, Command, Touch},
-    policy::{Offer, Policy, Undo},
+    offer::{Offer, Renewal, Undo},
     round::{Reply, Round},
     terms::{Terms, hold, see_through},
     token::OwnerToken,
@@ -30,7 +30,7 @@ pub(crate) struct Wish {
     pub(crate) owner: Option<OwnerToken>,
     /// Whether a lock that the owner holds already will do.
     pub(crate) joins: bool,
-    pub(crate) policy: Policy,
+    pub(crate) renewal: Option<Renewal>,
     /// The span that the lock's life belongs to.
     pub(crate) caller: Span,
 }
@@ -62,7 +62,7 @@ pub(crate) async fn attempt(
     opening: Opening,
 ) -> Result<Armed, Refusal> {
     let Some(owner) = &wish.owner else {
-        let offer = Offer { undo: Undo::Everything, policy: wish.policy.clone() };
+        let offer = Offer { undo: Undo::Everything, renewal: wish.renewal.clone() };
         let armed = keeper.arm(wish.key.clone(), OwnerToken::random(), offer)?;
         return Election::new(wish, armed, clock::proposal()).run(opening).await;
     };
@@ -75,7 +75,7 @@ pub(crate) async fn attempt(
         return Ok(armed);
     }
     let proposal = clock::proposal().max(seen.highest.saturating_add(1));
-    let offer = Offer { undo: Undo::GrantedSince(proposal), policy: wish.policy.clone() };
+    let offer = Offer { undo: Undo::GrantedSince(proposal), renewal: wish.renewal.clone() };
     let armed = keeper.arm(wish.key.clone(), owner.clone(), offer)?;
     Election::new(wish, armed, proposal).run(opening).await
 }

@@ -17,7 +17,7 @@ use crate::{
     error::{LossReason, NodeError, Result},
     metrics,
     node::{Answer, Command, Touch, Trail},
-    policy::{Offer, Renewal, Undo},
+    offer::{Offer, Renewal, Undo},
     release::Release,
     sync::lock,
     token::FencingToken,
@@ -33,8 +33,6 @@ pub(crate) struct Claim {
     pub(crate) undo: Undo,
     /// There once the lock is to be renewed.
     renewal: OnceLock<Renewal>,
-    /// For how long the key stays at least, though the lock may be released before.
-    min_hold: Duration,
     quorum: usize,
     drift: ClockDrift,
     state: Mutex<State>,
@@ -50,6 +48,8 @@ struct State {
     release: Option<Release>,
     /// The release leaves the key in place until then.
     kept_until: Option<Instant>,
+    /// Where a chosen owner's grant is not known, the release takes none above this for its own.
+    highest: u64,
     /// From this proposal on, grants at a node are a later claim's of the same owner.
     spared_from: u64,
     /// The span of the lock's life; closed with it.
@@ -60,6 +60,10 @@ struct Held {
     token: u64,
     ttl: Duration,
     since: Instant,
+    /// For how long the key stays at least, though the lock may be released before.
+    min_hold: Duration,
+    /// It is not renewed any more.
+    is_stopped: bool,
     valid_until: Instant,
     lost: Option<LossReason>,
     /// Whether the loss was told to `on_renewal` and the log.
@@ -68,13 +72,14 @@ struct Held {
 
 impl Claim {
     pub(crate) fn new(id: u64, trail: Trail, drift: ClockDrift, offer: Offer) -> Self {
-        let (nodes, Offer { undo, policy }) = (trail.nodes(), offer);
+        let (nodes, Offer { undo, renewal }) = (trail.nodes(), offer);
         let state = State {
             votes: vec![Vote::default(); nodes].into(),
             held: None,
             ends: clock::now(),
             release: None,
             kept_until: None,
+            highest: 0,
             spared_from: u64::MAX,
             span: Span::none(),
         };
@@ -82,8 +87,7 @@ impl Claim {
             id,
             trail,
             undo,
-            renewal: policy.renewal.map(OnceLock::from).unwrap_or_default(),
-            min_hold: policy.min_hold,
+            renewal: renewal.map(OnceLock::from).unwrap_or_default(),
             quorum: quorum(nodes),
             drift,
             state: Mutex::new(state),
@@ -170,7 +174,16 @@ impl Claim {
         let since = clock::now();
         let supported = state.supported(self.quorum).filter(|until| *until > since);
         let Some(valid_until) = supported else { return false };
-        state.held = Some(Held { token, ttl, since, valid_until, lost: None, loss_told: false });
+        state.held = Some(Held {
+            token,
+            ttl,
+            since,
+            min_hold: Duration::ZERO,
+            is_stopped: false,
+            valid_until,
+            lost: None,
+            loss_told: false,
+        });
         metrics::held();
         state.span = span;
         true
@@ -251,10 +264,31 @@ impl Claim {
         let Some(max_hold) = self.renewal().and_then(|renewal| renewal.max_hold) else {
             return Some(Extension { ttl, is_last: false });
         };
-        let (since, valid_until) = self.held(|held| (held.since, held.valid_until))?;
-        let left = (since + max_hold).saturating_duration_since(now);
+        let held = self.held(|held| (held.since, held.valid_until, held.is_stopped));
+        let (since, valid_until, _) = held.filter(|(.., is_stopped)| !is_stopped)?;
+        let left = max_hold.saturating_sub(now.saturating_duration_since(since));
         let extension = Extension { ttl: ttl.min(left), is_last: left <= ttl };
         (self.drift.deadline(now, extension.ttl) > valid_until).then_some(extension)
+    }
+
+    /// Counts the hold from now on.
+    pub(crate) fn begin_hold(&self, now: Instant) {
+        if let Some(held) = &mut lock(&self.state).held {
+            held.since = now;
+        }
+    }
+
+    /// Has an early release leave the key in place until it was held for so long.
+    pub(crate) fn keep_for(&self, min_hold: Duration) {
+        if let Some(held) = &mut lock(&self.state).held {
+            held.min_hold = min_hold;
+        }
+    }
+
+    /// Notes that the lock is not renewed any more. Returns whether that is new.
+    pub(crate) fn stop(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.held.as_mut().is_some_and(|held| !std::mem::replace(&mut held.is_stopped, true))
     }
 
     /// The command that extends the lock.
@@ -289,15 +323,20 @@ impl Claim {
             let lost = state.judge(clock::now());
             // A closed manager does not shorten what its nodes have granted.
             let is_valid = was_held && matches!(lost, None | Some(LossReason::Closed));
+            if let Undo::GrantedSince(proposal) = self.undo {
+                // Later claims propose more, so that this release, however late it arrives, takes no lock of
+                // theirs for its own.
+                state.highest = proposal.max(clock::proposal());
+            }
             let may_hold = |node| self.must_release(node, was_held, &state.votes[node]);
             let asked = (0..state.votes.len()).map(may_hold);
             let token = state.held.as_ref().map_or(0, |held| held.token);
             state.release = Some(Release::new(asked, is_valid, token));
-            let since = state.held.as_ref().map(|held| held.since);
-            since.into_iter().for_each(|since| metrics::let_go(clock::now() - since));
-            let since = since.filter(|_| is_valid);
-            state.kept_until = since.map(|since| since + self.min_hold);
-            state.ends = state.ends.max(state.kept_until.unwrap_or(state.ends));
+            if let Some(Held { since, min_hold, .. }) = state.held {
+                metrics::let_go(clock::now().saturating_duration_since(since));
+                state.kept_until = is_valid.then(|| since + min_hold);
+                state.ends = state.ends.max(state.kept_until.unwrap_or(state.ends));
+            }
         }
         let span = std::mem::replace(&mut state.span, Span::none());
         drop(state);
@@ -332,12 +371,15 @@ impl Claim {
                 let held = held.unwrap_or(token);
                 Some((token.min(held), token.max(held).max(vote.raised)))
             }
-            (Undo::GrantedSince(proposal), None) => Some((proposal, state.spared_from - 1)),
+            (Undo::GrantedSince(proposal), None) => {
+                Some((proposal, state.highest.min(state.spared_from - 1)))
+            }
             (Undo::Nothing, None) => {
-                // A counter that is ahead may be another lock's of this owner, once this one has ended.
+                // A counter that is behind is that of a grant which was not raised. One that is ahead may be
+                // another lock's of this owner, once this one has ended.
                 let (token, until) =
                     state.held.as_ref().map(|held| (held.token, held.valid_until))?;
-                Some((token, if clock::now() < until { u64::MAX } else { token }))
+                Some((0, if clock::now() < until { u64::MAX } else { token }))
             }
         }
     }
@@ -359,14 +401,32 @@ impl Claim {
         lock(&self.state).ends
     }
 
+    /// Whether its release leaves the key in place for now.
+    pub(crate) fn is_kept(&self) -> bool {
+        lock(&self.state).kept_until.is_some_and(|until| clock::now() < until)
+    }
+
     /// The nodes that may still hold the key, once the claim is withdrawn.
     pub(crate) fn to_release(&self) -> Vec<usize> {
         self.with_release(Release::open).unwrap_or_default()
     }
 
-    /// Notes a node's answer to the release.
-    pub(crate) fn note_release(&self, node: usize, answer: Result<Answer, NodeError>) {
-        self.with_release(|release| release.note(node, answer));
+    /// Notes a node's answer to the release. Returns whether it was an answer, with which the node is settled.
+    pub(crate) fn note_release(&self, node: usize, answer: Result<Answer, NodeError>) -> bool {
+        let mut state = lock(&self.state);
+        // The grant was above all that could be foreseen, beside a counter that was ahead of our clock. Now that
+        // it is known, it is released by its very token.
+        if let (Ok(Answer::Ours { token, .. }), Undo::GrantedSince(proposal)) = (&answer, self.undo)
+            && (proposal..state.spared_from).contains(token)
+        {
+            state.votes[node].token = Some(*token);
+            return false;
+        }
+        let is_answer = answer.is_ok();
+        if let Some(release) = &mut state.release {
+            release.note(node, answer);
+        }
+        is_answer
     }
 
     /// Reads or changes how the release stands, if it has begun.

@@ -13,7 +13,7 @@ use crate::{
     extend::{extend, extend_once},
     held::{Lost, WarnBefore, WhileHeld},
     keeper::Keeper,
-    policy::Renewal,
+    offer::Renewal,
     ticket::LockTicket,
     token::{FencingToken, OwnerToken},
 };
@@ -222,8 +222,9 @@ impl LockGuard {
 
     /// Returns a future that completes `early` before the lock ends, to finish or to hand over in time.
     ///
-    /// It follows extends and renewals: a renewed lock warns once its renewal has failed for so long, or has
-    /// [stopped](crate::LockRequest::max_hold). It completes at once if less is left, or if the lock is lost.
+    /// It follows extends and renewals: a renewed lock warns once its renewal has failed for long enough, or has
+    /// [stopped](crate::LockRequest::max_hold), as long as `early` is less than what is left when a renewal is due,
+    /// which is about two thirds of the TTL. It completes at once if less is left, or if the lock is lost.
     ///
     /// # Cancel safety
     ///

@@ -94,9 +94,9 @@ impl Keeper {
     pub(crate) async fn close(self: &Arc<Self>) -> usize {
         let ledger = &self.ledger;
         ledger.close();
-        for claim in ledger.open() {
+        for claim in ledger.open().iter().filter(|claim| !claim.trail.is_withdrawn()) {
             claim.lose(LossReason::Closed);
-            renewal::tell_loss(&claim);
+            renewal::tell_loss(claim);
         }
         if Handle::try_current().is_ok() && !ledger.is_empty() {
             self.start();

@@ -18,7 +18,7 @@ use crate::{
     error::NodeError,
     key::Key,
     node::{Answer, Command, Hear, Link, Listening, Node, Notice},
-    policy::Undo,
+    offer::Undo,
     release::Release,
     retry::below,
     round::Round,
@@ -152,7 +152,7 @@ impl Ledger {
     /// Notes that a majority has released a claim, once, and lets the next waiter in.
     fn confirm(&self, claim: &Claim) {
         let is_first = claim.with_release(Release::confirm).unwrap_or(false);
-        if is_first && claim.was_held() {
+        if is_first && claim.was_held() && !claim.is_kept() {
             self.waiting.released(claim.key(), claim.fencing_token().get(), || false);
         }
     }
@@ -200,8 +200,7 @@ impl Ledger {
                 round.push(node, sent, self.ask(node, &claim, claim.release_command(node)));
             }
             while let Some(reply) = round.next().await {
-                answered += usize::from(reply.answer.is_ok());
-                claim.note_release(reply.node, reply.answer);
+                answered += usize::from(claim.note_release(reply.node, reply.answer));
                 if answered >= enough {
                     self.confirm(&claim);
                 }
@@ -219,6 +218,9 @@ impl Ledger {
             }
             sleep(pause + below(pause)).await;
             pause = LONGEST_PAUSE.min(pause * 2);
+        }
+        if answered < enough && claim.was_held() {
+            claim.with_release(|release| release.warn(claim.key()));
         }
         self.confirm(&claim);
         self.strike(&claim);

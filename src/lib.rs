@@ -86,7 +86,7 @@ mod ledger;
 mod manager;
 mod metrics;
 mod node;
-mod policy;
+mod offer;
 mod preflight;
 mod random;
 mod release;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::{Error, LossReason, NodeError, Result};
+use crate::error::{Error, LossReason};
 
 /// How an acquire fares. It is recorded when dropped, so that one that is given up counts too.
 pub(crate) struct Acquiring {
@@ -20,14 +20,14 @@ impl Acquiring {
     }
 
     /// Notes how it ended.
-    pub(crate) fn end<T>(&mut self, result: &Result<T>) {
-        self.outcome = match result {
-            Ok(_) => "acquired",
-            Err(error) if error.is_contended() => "contended",
-            Err(error) if error.is_unavailable() => "unavailable",
-            Err(error) if error.is_late() => "late",
-            Err(Error::Closed) => "closed",
-            Err(_) => "refused",
+    pub(crate) fn end(&mut self, error: Option<&Error>) {
+        self.outcome = match error {
+            None => "acquired",
+            Some(error) if error.is_contended() => "contended",
+            Some(error) if error.is_unavailable() => "unavailable",
+            Some(error) if error.is_late() => "late",
+            Some(Error::Closed) => "closed",
+            Some(_) => "refused",
         };
     }
 }
@@ -39,6 +39,11 @@ impl Drop for Acquiring {
         recorder::sample(ACQUIRE, outcome, || self.began.elapsed().as_secs_f64());
         recorder::sample(ATTEMPTS, outcome, || f64::from(self.attempts.saturating_add(succeeded)));
     }
+}
+
+/// An acquire was refused before its first attempt.
+pub(crate) fn refused(error: &Error) {
+    Acquiring::begin().end(Some(error));
 }
 
 /// A lock is held from now on.
@@ -82,15 +87,13 @@ pub(crate) fn waiters(by: f64) {
     recorder::shift(WAITERS, by);
 }
 
-/// A node was asked some things in one piece, and took so long.
-pub(crate) fn asked<T>(node: &str, took: Duration, answers: &[Result<T, NodeError>]) {
+/// A node was asked in one piece and took so long to answer, though it may have failed to answer some of it.
+pub(crate) fn asked(node: &str, took: Duration, has_answered: bool, failures: usize) {
     let node = Some(("node", node));
-    if answers.iter().any(Result::is_ok) {
+    if has_answered {
         recorder::sample(NODE, node, || took.as_secs_f64());
     }
-    answers.iter().filter(|answer| answer.is_err()).for_each(|_| {
-        recorder::count(NODE_FAILURES, node);
-    });
+    (0..failures).for_each(|_| recorder::count(NODE_FAILURES, node));
 }
 
 /// Tells the installed recorder what redlatch's metrics mean and their units.

@@ -141,8 +141,15 @@ impl Release {
     pub(crate) fn warn(&mut self, key: &str) {
         if !std::mem::replace(&mut self.warned, true) {
             let error = self.errors.first().map(|(_, error)| error as &dyn std::error::Error);
-            metrics::release_failed();
-            tracing::warn!(key, error, "release not confirmed; trying until the TTL is over");
+            // What never was a lock is in nobody's way.
+            if self.token > 0 {
+                metrics::release_failed();
+            }
+            tracing::warn!(
+                key,
+                error,
+                "release not confirmed; it is tried until the TTL has ended the lock"
+            );
         }
     }
 

@@ -330,6 +330,9 @@ fn next_renewal(claim: &Claim) -> Option<Instant> {
 
 /// Tells the owner that a lock is not renewed any more, and ends at this time.
 fn tell_stop(claim: &Claim, until: Instant) {
+    if !claim.stop() {
+        return;
+    }
     let valid_until = clock::to_tokio(until);
     tracing::debug!(key = claim.key(), "held for as long as it may be; renewal ends");
     tell(claim, || RenewalEvent::Stopped { key: claim.key().to_owned(), valid_until });

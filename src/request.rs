@@ -12,13 +12,14 @@ use tracing::{Instrument, Span};
 
 use crate::{
     acquire,
+    armed::Armed,
     attempt::{Opening, Wish, attempt},
     error::{Error, Result},
     event::RenewalEvent,
     guard::LockGuard,
     keeper::Keeper,
-    metrics::Acquiring,
-    policy::{Policy, Renewal},
+    metrics::{self, Acquiring},
+    offer::Renewal,
     retry::Retry,
     token::OwnerToken,
 };
@@ -146,9 +147,12 @@ impl LockRequest {
     /// Sets how long the key stays in Redis at least, even if the lock is released before. Default: not.
     ///
     /// Counted from when the lock was taken. An earlier release or drop leaves the key in place to end at that
-    /// time, so that a job which takes less than the clocks of its hosts differ, and is started on each of them
-    /// at the same minute, runs once. A lock that was lost is not kept. On [`acquire_or_extend`](Self::acquire_or_extend)
-    /// the same owner token may take such a key over.
+    /// time, for nobody, so that a job which takes less than the clocks of its hosts differ, and is started on each
+    /// of them at the same minute, runs once. Nobody is notified of such an end; waiters look by themselves.
+    ///
+    /// It is the release that keeps the key: until then the TTL, or auto-renewal, must cover the work. A lock that
+    /// is lost, [forgotten](LockGuard::forget) or [handed over](LockGuard::into_ticket), or whose process dies, ends
+    /// with its TTL.
     ///
     /// It may be longer than the TTL, and up to 24 h; else it is an [`Error::Config`] when the lock is taken.
     ///
@@ -230,10 +234,10 @@ impl LockRequest {
         let mut record = Acquiring::begin();
         let span = tracing::debug_span!("acquire", key = self.key, attempt = 1);
         let attempt = attempt(&self.keeper, &wish, Opening::AllAtOnce).instrument(span);
-        let result = attempt.await.map(LockGuard::new).map_err(|refusal| refusal.error);
+        let result = attempt.await.map_err(|refusal| refusal.error);
         record.attempts = u32::from(result.is_err());
-        record.end(&result);
-        result
+        record.end(result.as_ref().err());
+        result.map(|armed| Self::hand_over(self.min_hold, armed))
     }
 
     /// Extends the lock if the [owner token](Self::owner) holds it already, takes it if it is free, and waits
@@ -302,15 +306,20 @@ impl LockRequest {
         Ok(value)
     }
 
-    /// The same request for another key, without renewal.
+    /// The same request for another key, without what begins once the lock is handed over.
     pub(crate) fn of(&self, key: String) -> Self {
-        Self { key, is_renewed: false, ..self.clone() }
+        Self { key, is_renewed: false, min_hold: Duration::ZERO, ..self.clone() }
     }
 
     /// Refuses what cannot work.
     pub(crate) fn check(&self) -> Result<()> {
         self.keeper.key(self.key.clone())?;
         self.check_options()
+    }
+
+    /// How long the key stays at least.
+    pub(crate) const fn stays(&self) -> Duration {
+        self.min_hold
     }
 
     /// How long the lock lives without an extend.
@@ -337,20 +346,31 @@ impl LockRequest {
     async fn take(self, joins: bool) -> Result<LockGuard> {
         let wish = self.wish(joins)?;
         let limits = acquire::Limits { wait_timeout: self.wait_timeout, retry: self.retry };
-        acquire::acquire(&self.keeper, wish, limits).await.map(LockGuard::new)
+        let armed = acquire::acquire(&self.keeper, wish, limits).await?;
+        Ok(Self::hand_over(self.min_hold, armed))
+    }
+
+    /// Hands a lock that was taken to the caller. Only from here on it is kept for its shortest hold: what comes to
+    /// nothing before leaves nothing behind.
+    fn hand_over(min_hold: Duration, armed: Armed) -> LockGuard {
+        armed.claim().keep_for(min_hold);
+        LockGuard::new(armed)
     }
 
     /// Checks everything before anything is sent.
     fn wish(&self, joins: bool) -> Result<Wish> {
+        self.check_wish(joins).inspect_err(metrics::refused)
+    }
+
+    fn check_wish(&self, joins: bool) -> Result<Wish> {
         let key = Arc::new(self.keeper.key(self.key.clone())?);
         self.check_options()?;
         Keeper::check_runtime()?;
         self.keeper.check_open()?;
         self.keeper.start();
         let renewal = self.renewal().cloned();
-        let policy = Policy { renewal, min_hold: self.min_hold };
         let (owner, caller) = (self.owner.clone(), Span::current());
-        Ok(Wish { key, ttl: self.ttl, owner, joins, policy, caller })
+        Ok(Wish { key, ttl: self.ttl, owner, joins, renewal, caller })
     }
 
     fn check_options(&self) -> Result<()> {

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use crate::{
     claim::Claim,
+    clock,
     error::{Error, Result},
     guard::LockGuard,
     held::{Lost, WarnBefore, WhileHeld},
-    policy::Renewal,
+    offer::Renewal,
     token::FencingToken,
 };
 
@@ -47,9 +48,33 @@ impl LockSet {
         self.guards.push(guard);
     }
 
-    /// Has the locks renewed from now on, all at the same times.
-    pub(crate) fn renew_by(&self, renewal: &Renewal) {
-        self.guards.iter().for_each(|guard| guard.renew_by(renewal.clone()));
+    /// How long the lock that was taken last may still be relied on.
+    pub(crate) fn newest(&self) -> Duration {
+        self.guards.last().map(LockGuard::remaining).unwrap_or_default()
+    }
+
+    /// Tells which lock is not valid any more, if one is not.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.guards.iter().find(|guard| !guard.is_valid()) {
+            Some(lost) => Err(Error::NotHeld { key: lost.key().to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins the hold of all the locks at one time, and has them renewed at the same times.
+    pub(crate) fn begin(&self, min_hold: Duration, renewal: Option<&Renewal>) {
+        let now = clock::now();
+        for guard in &self.guards {
+            guard.claim().begin_hold(now);
+            guard.claim().keep_for(min_hold);
+            renewal.into_iter().for_each(|renewal| guard.renew_by(renewal.clone()));
+        }
+    }
+
+    /// Returns the guards of the single locks, in the order of their keys.
+    #[must_use = "if unused, the locks are released immediately"]
+    pub fn into_guards(self) -> Vec<LockGuard> {
+        self.guards
     }
 
     /// Returns the keys, sorted, each once.

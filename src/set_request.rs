@@ -1,9 +1,14 @@
 //! A request for a set: its options, and the way to take several locks without a deadlock.
 
-use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    time::Duration,
+};
 
-use futures_util::future::try_join_all;
-use tokio::time::{Instant, sleep};
+use futures_util::future::join_all;
+use tokio::time::{Instant, Interval, interval};
 
 use crate::{
     error::{Error, Result},
@@ -15,7 +20,7 @@ use crate::{
 };
 
 /// Several locks about to be taken, all or none: made by [`LockManager::lock_all`](crate::LockManager::lock_all), ended
-/// by [`acquire`](Self::acquire), [`try_acquire`](Self::try_acquire) or [`run`](Self::run).
+/// by [`acquire`](Self::acquire), [`try_acquire`](Self::try_acquire) or [`run`](Self::run). Awaiting it is `acquire`.
 ///
 /// The options are those of a [`LockRequest`], for each key alike.
 ///
@@ -86,13 +91,13 @@ impl LockSetRequest {
         self
     }
 
-    /// Sets how long auto-renewal may keep the locks: see [`LockRequest::max_hold`].
+    /// Sets how long auto-renewal may keep the locks, counted from when all were taken: see [`LockRequest::max_hold`].
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.each = self.each.max_hold(max_hold);
         self
     }
 
-    /// Sets how long the keys stay in Redis at least: see [`LockRequest::min_hold`].
+    /// Sets how long the keys stay in Redis at least, counted from when all were taken: see [`LockRequest::min_hold`].
     pub fn min_hold(mut self, min_hold: Duration) -> Self {
         self.each = self.each.min_hold(min_hold);
         self
@@ -129,19 +134,17 @@ impl LockSetRequest {
         let (began, wait_timeout) = (Instant::now(), self.each.waits());
         let requests = self.requests()?;
         let mut taken = LockSet::new(Vec::with_capacity(requests.len()));
+        let mut upkeep = interval(self.each.lives() / 3);
         for mut request in requests {
             if let Some(timeout) = wait_timeout {
                 request = request.wait_timeout(timeout.saturating_sub(began.elapsed()));
             }
             // Boxed, since it is large, and moves.
             let acquire = Box::pin(request.acquire());
-            let guard = self.keep(&taken, acquire).await;
+            let guard = self.keep(&taken, &mut upkeep, acquire).await;
             taken.push(guard.map_err(|error| since(began, error))?);
         }
-        if began.elapsed() > self.each.lives() / FRESH {
-            taken.extend(self.each.lives()).await?;
-        }
-        Ok(self.complete(taken))
+        self.complete(self.freshen(taken).await?)
     }
 
     /// Takes all the locks in one round or none at all.
@@ -169,8 +172,9 @@ impl LockSetRequest {
     #[doc(alias = "try_lock")]
     pub async fn try_acquire(self) -> Result<LockSet> {
         let requests = self.requests()?.into_iter();
-        let guards = try_join_all(requests.map(LockRequest::try_acquire)).await?;
-        Ok(self.complete(LockSet::new(guards)))
+        // All are heard out: one that was refused cancels none of the others, which are given back.
+        let guards = join_all(requests.map(LockRequest::try_acquire)).await;
+        self.complete(LockSet::new(guards.into_iter().collect::<Result<_>>()?))
     }
 
     /// Takes all the locks, renews them while `work` runs, and releases them: see [`LockRequest::run`].
@@ -216,13 +220,17 @@ impl LockSetRequest {
         Ok(requests)
     }
 
-    /// Awaits `work`, and extends what was taken as long as that lasts.
-    async fn keep<T>(&self, taken: &LockSet, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let ttl = self.each.lives();
+    /// Awaits `work`, and extends what was taken each time that it is due.
+    async fn keep<T>(
+        &self,
+        taken: &LockSet,
+        due: &mut Interval,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let upkeep = async {
             loop {
-                sleep(ttl / 3).await;
-                if let Err(error) = taken.extend(ttl).await {
+                due.tick().await;
+                if let Err(error) = taken.extend(self.each.lives()).await {
                     return error;
                 }
             }
@@ -230,15 +238,36 @@ impl LockSetRequest {
         tokio::select! {
             biased;
             result = work => result,
-            error = pin!(upkeep) => Err(error),
+            error = upkeep => Err(error),
         }
     }
 
-    fn complete(&self, set: LockSet) -> LockSet {
-        if let Some(renewal) = self.each.renewal() {
-            set.renew_by(renewal);
+    /// Extends all the locks, unless the first is about as new as the last.
+    async fn freshen(&self, taken: LockSet) -> Result<LockSet> {
+        let ttl = self.each.lives();
+        if taken.newest().saturating_sub(taken.remaining()) > ttl / FRESH
+            && let Err(error) = taken.try_extend(ttl).await
+        {
+            // Without it the locks are as good as they were.
+            tracing::debug!(key = error.key(), %error, "extend failed");
         }
-        set
+        Ok(taken)
+    }
+
+    /// Hands the set over, unless one of its locks was lost meanwhile.
+    fn complete(&self, set: LockSet) -> Result<LockSet> {
+        set.check()?;
+        set.begin(self.each.stays(), self.each.renewal());
+        Ok(set)
+    }
+}
+
+impl IntoFuture for LockSetRequest {
+    type Output = Result<LockSet>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.acquire())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     guard::LockGuard,
     keeper::Keeper,
-    policy::{Offer, Policy, Undo},
+    offer::{Offer, Undo},
     terms::Terms,
     token::{FencingToken, OwnerToken},
 };
@@ -86,7 +86,7 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<L
     keeper.check_open()?;
     keeper.start();
     let terms = Terms { token: fencing_token.get(), ttl, began: clock::now() };
-    let offer = Offer { undo: Undo::Nothing, policy: Policy::default() };
+    let offer = Offer { undo: Undo::Nothing, renewal: None };
     let armed = keeper.arm(key, owner_token, offer)?;
     adopt(armed, terms, &Span::current()).await.map(LockGuard::new)
 }

@@ -106,6 +106,11 @@ impl OwnerToken {
     pub(crate) fn found(value: &[u8]) -> Self {
         Self(String::from_utf8_lossy(value).into())
     }
+
+    /// What is left under a key that was released but is kept for nobody.
+    pub(crate) fn released(&self) -> Self {
+        Self(format!("{}:released", self.0).into())
+    }
 }
 
 impl fmt::Display for OwnerToken {

@@ -20,8 +20,8 @@ pub(crate) enum Command {
     /// Raise the fencing counter to `token`, and give the lock at least `ttl` to live if one is named.
     Touch { ttl: Option<Duration>, token: u64, mode: Touch },
     /// Delete the lock if it is the owner's and, where the owner alone does not say whose it is, the fencing
-    /// counter lies between `tokens`. If it was held, announce it with its fencing token. `keep`: have it end by
-    /// itself after so long instead.
+    /// counter lies between `tokens`. If it was held, announce it with its fencing token. `keep`: keep it for nobody
+    /// for so long instead.
     Release { held: Option<u64>, tokens: Option<(u64, u64)>, keep: Option<Duration> },
     /// Look who holds the lock.
     Inspect,
@@ -31,20 +31,6 @@ impl Command {
     /// Whether the command may leave a key behind, so that it must not follow its claim's release.
     pub(crate) const fn claims(self) -> bool {
         matches!(self, Self::Acquire { .. } | Self::Touch { .. })
-    }
-
-    /// The same command where a later lock of a chosen owner may be there before it: on a line out of use, or
-    /// sent again. Where the grant is not known, only the proposal itself is sure to be this claim's, and a grant
-    /// above it is left to its TTL.
-    pub(super) const fn when_overtaken(self) -> Self {
-        match self {
-            Self::Release { held: None, tokens: Some((lowest, highest)), keep }
-                if highest >= u64::MAX - 1 =>
-            {
-                Self::Release { held: None, tokens: Some((lowest, lowest)), keep }
-            }
-            command => command,
-        }
     }
 
     /// Whether the command is a vote for a lock that the node does not have.
@@ -76,7 +62,7 @@ pub(crate) enum Answer {
     Gone,
     /// There is no lock to release, and the fencing counter stands there.
     GoneBeside { token: u64 },
-    /// The lock was deleted, or is the last of its time kept for nobody.
+    /// The lock was deleted, or is kept for nobody.
     Deleted,
     /// What an inspection saw.
     Seen(Sighting),

@@ -24,3 +24,10 @@ pub(super) enum Failure {
     #[error("there is no tokio runtime here")]
     NoRuntime,
 }
+
+impl Failure {
+    /// Whether it was not for the node to answer: nothing was sent.
+    pub(super) const fn is_our_own(&self) -> bool {
+        matches!(self, Self::Withdrawn | Self::Quarantined(_) | Self::OwedUndo | Self::NoRuntime)
+    }
+}

@@ -76,10 +76,13 @@ impl Lane {
             consume_budget().await;
         }
         let answers = answers.unwrap_or_else(|failure| vec![Err(failure); items.len()]);
+        let is_failure = |answer: &&Result<_, Failure>| {
+            answer.as_ref().is_err_and(|failure| !failure.is_our_own())
+        };
+        let failures = answers.iter().filter(is_failure).count();
+        metrics::asked(&lane.name, took, answers.iter().any(Result::is_ok), failures);
         let named = |answer: Result<_, _>| answer.map_err(|failure| lane.error(failure));
-        let answers: Vec<_> = answers.into_iter().map(named).collect();
-        metrics::asked(&lane.name, took, &answers);
-        answers
+        answers.into_iter().map(named).collect()
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -149,10 +152,7 @@ impl Shared {
         let is_unknown = |&at: &usize| is_unknown_script(&replies[at]);
         let unknown: Vec<usize> = (0..items.len()).filter(is_unknown).collect();
         if !unknown.is_empty() {
-            let by_text = |at: usize| {
-                let (trail, command) = items[unknown[at]];
-                self.parcel((trail, command.when_overtaken()), Spelling::Text)
-            };
+            let by_text = |at: usize| self.parcel(items[unknown[at]], Spelling::Text);
             let again = self.send(unknown.len(), by_text, used).await?;
             for (&at, reply) in unknown.iter().zip(again) {
                 replies[at] = reply;
@@ -367,7 +367,7 @@ impl Shared {
         }
         Some(async move {
             for (line, trail, command) in undos {
-                let undo = encode(command.when_overtaken(), trail, Spelling::Text, self.delivery());
+                let undo = encode(command, trail, Spelling::Text, self.delivery());
                 let undo = { undo }.set_no_response(true).take();
                 if line.undo(&undo, self.node_timeout).await {
                     trail.undone_on(self.index, &line);

@@ -103,7 +103,9 @@ impl Store {
         }
         let answer = kept.answer(Names::from(trail), command, Instant::now());
         drop(kept);
-        if let (Command::Release { held: Some(token), .. }, Answer::Deleted) = (command, &answer) {
+        if let (Command::Release { held: Some(token), keep: None, .. }, Answer::Deleted) =
+            (command, &answer)
+        {
             self.announce(&trail.key.channel, token);
         }
         Ok(answer)
@@ -212,13 +214,23 @@ impl Kept {
     ) -> Answer {
         let (lowest, highest) = tokens.unwrap_or((0, u64::MAX));
         let is_this = (lowest..=highest).contains(&self.token(names.fence));
-        match self.locks.get_mut(names.lock).filter(|(owner, _)| owner == names.owner && is_this) {
-            Some((_, end)) => {
-                *end = now + Duration::from_millis(keep.map_or(0, millis));
-                self.expire(names.lock, names.fence, now);
+        let found = self.locks.get_mut(names.lock);
+        match (found, keep) {
+            (Some((owner, _)), _) if *owner == names.owner.released() => Answer::Deleted,
+            (Some((owner, end)), Some(keep)) if owner == names.owner && is_this => {
+                (*owner, *end) =
+                    (names.owner.released(), now + Duration::from_millis(millis(keep)));
                 Answer::Deleted
             }
-            None => match self.refusal(names.lock, now) {
+            (Some((owner, _)), None) if owner == names.owner && is_this => {
+                self.locks.remove(names.lock);
+                Answer::Deleted
+            }
+            (Some((owner, end)), _) if owner == names.owner => {
+                let expires_in = *end - now;
+                Answer::Ours { token: self.token(names.fence), expires_in }
+            }
+            _ => match self.refusal(names.lock, now) {
                 Answer::Gone => Answer::GoneBeside { token: self.token(names.fence) },
                 refusal => refusal,
             },

@@ -46,8 +46,11 @@ fn acquires_count_by_their_outcome_with_their_attempts() {
         drop(tokio::time::timeout(millis(20), manager.lock("k").acquire()).await);
         guard.release().await.unwrap();
         manager.close().await;
-        let _gone = manager.lock("k").acquire().await.unwrap_err();
-        for (outcome, count) in [("acquired", 1), ("contended", 2), ("cancelled", 1)] {
+        manager.lock("k").acquire().await.unwrap_err();
+        manager.lock("").acquire().await.unwrap_err();
+        let outcomes =
+            [("acquired", 1), ("contended", 2), ("cancelled", 1), ("closed", 1), ("refused", 1)];
+        for (outcome, count) in outcomes {
             scrape.is(&format!("acquire_seconds_count{{outcome=\"{outcome}\"}}"), count);
         }
         scrape.is("acquire_attempts_sum{outcome=\"acquired\"}", 1);
@@ -86,6 +89,7 @@ fn a_loss_counts_once_with_its_reason() {
         within(guard.lost()).await;
         drop(guard);
         let kept = manager.lock("kept").ttl(secs(60)).await.unwrap();
+        drop(manager.lock("dropped").ttl(secs(60)).await.unwrap());
         manager.close().await;
         assert!(!kept.is_valid());
         scrape.is("losses_total{reason=\"expired\"}", 1);

@@ -246,6 +246,25 @@ async fn an_adopted_lock_is_released_where_the_counter_is_ahead_too() {
 }
 
 #[tokio::test]
+async fn an_adopted_lock_is_released_where_the_counter_is_behind_too() {
+    let site = Site::servers(3);
+    for server in &site.all()[..2] {
+        server.command(&["SET", "{k}:fence", "4000000000000000"]);
+    }
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    let slow = Proxy::start(&site.all()[2]);
+    let urls = [site.all()[0].url(), site.all()[1].url(), slow.url()];
+    let builder = LockManager::quorum(urls).node_timeout(BOUND).release_timeout(BOUND);
+    let manager = builder.build().unwrap();
+    drop(manager.ping().await);
+    slow.delay_replies(millis(200));
+    let adopted = manager.adopt(guard.into_ticket()).await.unwrap();
+    adopted.release().await.unwrap();
+    site.empties("k").await;
+}
+
+#[tokio::test]
 async fn close_does_not_wait_for_a_key_that_is_no_lock() {
     let site = Site::servers(3);
     for server in site.all() {

@@ -1,6 +1,11 @@
 //! Time policies: how long a lock is held at most and at least, and the warning before its end.
 
-use redlatch::LossReason;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use redlatch::{LossReason, OwnerToken, Retry};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
@@ -20,6 +25,10 @@ everywhere!(
     a_warning_comes_while_the_lock_is_valid,
     a_lost_lock_warns_at_once,
     policies_that_cannot_work_are_refused,
+    the_longest_max_hold_bounds_nothing,
+    a_kept_key_is_nobodys,
+    a_kept_lock_ends_for_all_who_shared_it,
+    waiting_retries_are_not_spent_on_a_kept_key,
 );
 
 on_servers!(a_node_that_was_away_is_released_for_min_hold_later);
@@ -156,6 +165,60 @@ async fn policies_that_cannot_work_are_refused(site: Site) {
     let too_long = manager.lock("k").min_hold(secs(61)).try_acquire().await.unwrap_err();
     assert!(too_long.is_config() && too_long.to_string().contains("min_hold"), "{too_long}");
     assert!(site.lock_keys().is_empty());
+}
+
+async fn the_longest_max_hold_bounds_nothing(site: Site) {
+    let (manager, events) = (site.manager(), Events::default());
+    let request = manager.lock("k").ttl(secs(600)).max_hold(std::time::Duration::MAX);
+    let request = request.auto_renew_every(millis(20)).on_renewal(events.listener());
+    let guard = request.await.unwrap();
+    events.more_renewals(3).await;
+    guard.release().await.unwrap();
+    site.empties("k").await;
+}
+
+/// Not even its last owner can take over what is kept.
+async fn a_kept_key_is_nobodys(site: Site) {
+    let us = OwnerToken::new("us").unwrap();
+    let request = || site.manager().lock("k").owner(us.clone()).ttl(secs(30));
+    request().min_hold(secs(600)).await.unwrap().release().await.unwrap();
+    let joined = request().retry(Retry::never()).acquire_or_extend().await;
+    assert!(joined.unwrap_err().is_contended());
+    assert!(request().try_acquire().await.unwrap_err().is_contended());
+    assert_eq!(site.holder("k").await.as_deref(), Some("us:released"));
+}
+
+async fn a_kept_lock_ends_for_all_who_shared_it(site: Site) {
+    let (us, manager) = (OwnerToken::new("us").unwrap(), site.manager());
+    let request = || manager.lock("k").owner(us.clone()).ttl(secs(600));
+    let first = request().min_hold(secs(60)).acquire_or_extend().await.unwrap();
+    let second = request().acquire_or_extend().await.unwrap();
+    assert_eq!(first.fencing_token(), second.fencing_token());
+    first.release().await.unwrap();
+    assert!(second.extend(secs(600)).await.unwrap_err().is_not_held());
+    drop(second);
+    assert_eq!(manager.close().await, 0);
+    assert_eq!(site.holder("k").await.as_deref(), Some("us:released"));
+}
+
+/// A release that frees nothing wakes nobody.
+async fn waiting_retries_are_not_spent_on_a_kept_key(site: Site) {
+    let manager = site.manager();
+    let guard = manager.lock("k").ttl(secs(600)).min_hold(secs(2)).await.unwrap();
+    let looks = Arc::new(AtomicU32::new(0));
+    let counted = looks.clone();
+    let retry = Retry::from_fn(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        millis(3_000)
+    });
+    let waiting = [manager.clone(), site.manager()].map(|manager| {
+        let retry = retry.clone().max_retries(1);
+        tokio::spawn(manager.lock("k").retry(retry).acquire())
+    });
+    eventually("both have looked", async || looks.load(Ordering::SeqCst) >= 1).await;
+    guard.release().await.unwrap();
+    let [one, _other] = waiting;
+    drop(within(one).await.unwrap().unwrap());
 }
 
 /// A release that a node answers late keeps the key for what is left of the hold, not for all of it again.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use redlatch::{Error, LossReason, OwnerToken, Retry};
 
 use crate::support::{
-    Events, Monitor, Seen, Server, Site, eventually, everywhere, millis, on_servers, poll_times,
-    secs, within,
+    Events, Monitor, Seen, Site, eventually, everywhere, millis, on_servers, poll_times, secs,
+    within,
 };
 
 everywhere!(
@@ -27,6 +27,10 @@ everywhere!(
     a_set_without_keys_is_refused,
     a_bad_key_is_refused_before_anything_is_sent,
     an_owner_is_the_owner_of_all,
+    a_refused_set_does_not_keep_its_keys_for_min_hold,
+    a_set_is_kept_for_min_hold_after_all_were_taken,
+    a_set_of_max_hold_ends_as_one,
+    a_set_can_be_awaited_and_taken_apart,
 );
 
 on_servers!(a_set_is_renewed_in_one_piece);
@@ -214,7 +218,6 @@ async fn a_set_is_renewed_in_one_piece(site: Site) {
     let (events, manager) = (Events::default(), site.manager());
     let request = manager.lock_all(KEYS).ttl(secs(600)).on_renewal(events.listener());
     let set = request.auto_renew_every(millis(500)).acquire().await.unwrap();
-    site.all().iter().for_each(Server::reset_calls);
     events.more_renewals(9).await;
     let renewed = events.all().into_iter().filter_map(|event| match event {
         Seen::Renewed { key, valid_until } => Some((key, valid_until)),
@@ -227,6 +230,64 @@ async fn a_set_is_renewed_in_one_piece(site: Site) {
         assert!(piece.iter().all(|(_, until)| *until == piece[0].1), "{renewed:?}");
     }
     assert!(set.is_valid());
+}
+
+async fn a_refused_set_does_not_keep_its_keys_for_min_hold(site: Site) {
+    let other = site.manager().lock("b").await.unwrap();
+    let manager = site.manager();
+    let request = || manager.lock_all(KEYS).min_hold(secs(600));
+    assert!(request().try_acquire().await.unwrap_err().is_contended());
+    let waited = within(request().wait_timeout(millis(50)).acquire()).await;
+    assert!(waited.unwrap_err().is_timeout());
+    other.release().await.unwrap();
+    are_empty(&site).await;
+}
+
+async fn a_set_is_kept_for_min_hold_after_all_were_taken(site: Site) {
+    let set = site.manager().lock_all(KEYS).ttl(secs(6_000)).min_hold(secs(600)).await.unwrap();
+    set.release().await.unwrap();
+    for key in KEYS {
+        let left = site.manager().inspect(key).await.unwrap().expires_in().unwrap();
+        assert!(left > secs(300) && left <= secs(600), "{left:?}");
+    }
+}
+
+/// Its longest hold begins when all its locks are taken, however long that took.
+async fn a_set_of_max_hold_ends_as_one(site: Site) {
+    let other = site.manager().lock("c").ttl(secs(2)).await.unwrap();
+    let request = site.manager().lock_all(KEYS).ttl(secs(1)).max_hold(millis(1_500));
+    let set = within(request.auto_renew().acquire()).await.unwrap();
+    assert!(!other.is_valid());
+    let latest = tokio::time::Instant::now() + millis(1_500);
+    within(set.lost()).await;
+    for guard in set.into_guards() {
+        assert!(guard.valid_until() <= latest);
+        assert!(guard.valid_until() + millis(1_000) > latest, "it was renewed until then");
+    }
+}
+
+async fn a_set_can_be_awaited_and_taken_apart(site: Site) {
+    let manager = site.manager();
+    let guards = manager.lock_all(KEYS).await.unwrap().into_guards();
+    let [a, b, c] = <[_; 3]>::try_from(guards).unwrap();
+    let adopted = manager.adopt(b.into_ticket()).await.unwrap();
+    assert!(a.is_valid() && adopted.is_valid() && adopted.key() == "b");
+    c.release().await.unwrap();
+    assert!(site.holder("c").await.is_none() && site.holder("a").await.is_some());
+}
+
+/// However many keys it waits for, each for less than an upkeep takes to come round.
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_is_kept_over_several_waits() {
+    let site = Site::memory(3);
+    let manager = site.manager();
+    for (place, key) in ["b", "c", "d", "e"].into_iter().enumerate() {
+        let ttl = secs(9) * (u32::try_from(place).unwrap() + 1);
+        manager.lock(key).ttl(ttl).await.unwrap().forget();
+    }
+    let keys = ["a", "b", "c", "d", "e"];
+    let set = site.manager().lock_all(keys).ttl(secs(30)).acquire().await.unwrap();
+    assert!(set.is_valid() && set.remaining() > secs(28));
 }
 
 async fn are_empty(site: &Site) {

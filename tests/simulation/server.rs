@@ -133,7 +133,7 @@ impl Server {
         drop(state);
         self.setting.trace.note(&self.name, format!("{conn} {} -> {}", call.text(), told(&answer)));
         self.oracle().ran(&self.name, conn, &call.owner, call.command, &answer);
-        if let (Command::Release { held: Some(token), .. }, Answer::Deleted) =
+        if let (Command::Release { held: Some(token), keep: None, .. }, Answer::Deleted) =
             (call.command, &answer)
         {
             self.publish(&call.channel, token);

@@ -1,9 +1,9 @@
--- Deletes the lock if it is the owner's, or leaves it to its end, and announces it if it was held.
+-- Deletes the lock if it is the owner's, and announces it if it was held; or keeps it for nobody until its end.
 -- KEYS: lock, fence   ARGV: owner, channel ('': never held, so nobody waits for it), fencing token of the lock,
 --                           ms after which it is to end by itself (0: now),
 --                           and, where the owner may have another lock: lowest and highest fencing counter of this,
 --                           and 'again' where the command may come twice
--- Returns {3}: done; {0, pttl, ''}: another owner's, or another lock of this owner; {-1, token}: gone, and
+-- Returns {3}: done; {0, pttl, ''}: another owner's; {2, token, pttl}: the owner's, but not between these; {-1, token}: gone, and
 --         where the fencing counter stands, which a node that lost its memory has not.
 local owner = redis.pcall('GET', KEYS[1])
 if type(owner) == 'table' then
@@ -18,16 +18,20 @@ if not owner then
   if ARGV[7] and counter == released then return {3} end
   return {-1, type(counter) == 'string' and tonumber(counter) or 0}
 end
-local is_this = owner == ARGV[1]
-if is_this and ARGV[5] then
+-- A mark that makes it nobody's lock.
+local kept, keep = ARGV[1] .. ':released', tonumber(ARGV[4])
+if owner == kept then return {3} end
+if owner ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), ''} end
+if ARGV[5] then
   local token = tonumber(redis.call('GET', KEYS[2]) or 0)
-  is_this = token and token >= tonumber(ARGV[5]) and token <= tonumber(ARGV[6])
+  if not token or token < tonumber(ARGV[5]) or token > tonumber(ARGV[6]) then
+    return {2, token or 0, redis.call('PTTL', KEYS[1])}
+  end
 end
-if not is_this then return {0, redis.call('PTTL', KEYS[1]), ''} end
-if tonumber(ARGV[4]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[4]) else redis.call('DEL', KEYS[1]) end
+if keep > 0 then redis.call('SET', KEYS[1], kept, 'PX', keep) else redis.call('DEL', KEYS[1]) end
 if ARGV[7] and redis.call('GET', KEYS[2]) == ARGV[3] then
   redis.call('SET', KEYS[2], released, 'KEEPTTL')
 end
 -- pcall: a user without the right to publish can still release.
-if ARGV[2] ~= '' then redis.pcall('PUBLISH', ARGV[2], ARGV[3]) end
+if ARGV[2] ~= '' and keep == 0 then redis.pcall('PUBLISH', ARGV[2], ARGV[3]) end
 return {3}

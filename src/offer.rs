@@ -1,5 +1,5 @@
 //! What a claim is made with, beside key and owner: how it is undone if it comes to nothing, and how it is renewed
-//! and kept once it is held.
+//! once it is held.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{clock, event::RenewalEvent, random};
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) undo: Undo,
-    pub(crate) policy: Policy,
+    pub(crate) renewal: Option<Renewal>,
 }
 
 /// What must be undone if the claim never becomes a lock, and how its keys are told from others'.
@@ -24,14 +24,6 @@ pub(crate) enum Undo {
     GrantedSince(u64),
     /// Nothing: the lock is another guard's until it is adopted.
     Nothing,
-}
-
-/// What is to become of a lock once it is held.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Policy {
-    pub(crate) renewal: Option<Renewal>,
-    /// For how long the key stays at least, though it may be released before.
-    pub(crate) min_hold: Duration,
 }
 
 /// The wish to be renewed.
