@@ -18,6 +18,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Servers and output")]
 pub(crate) struct Options {
     /// Redis servers to lock on: one, or several independent ones, of which more than half must agree
     ///
@@ -57,6 +58,24 @@ impl Options {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
     /// Run a command while holding a lock
+    ///
+    /// The lock is acquired, renewed while the command runs, and released. Signals (TERM, INT, HUP, QUIT, USR1, USR2)
+    /// are passed on to the command and what it has started. The exit code is the command's, or 128 + n if signal n
+    /// killed it.
+    ///
+    /// The command finds the lock's name in the environment variable REDLATCH_KEY, and in REDLATCH_FENCING_TOKEN a
+    /// number that grows from holder to holder: what the lock protects should refuse one that is lower than it has
+    /// seen.
+    ///
+    /// If the lock is lost, or cannot be renewed until the grace time before its end, the command and everything in
+    /// its process group is sent TERM, and KILL if need be, so that it has ended before the lock has; the exit code is
+    /// then 70, whatever the command's was. What the command leaves running in its process group is ended in the same
+    /// way before the lock is released, since nothing protects it any longer. Only what has a session of its own
+    /// (setsid) outlives the lock.
+    ///
+    /// Ctrl-Z does not suspend a command that holds a lock. If redlatch itself is killed with SIGKILL or stopped with
+    /// SIGSTOP, nobody is left to end the command in time, and only the fencing token protects.
+    #[command(after_long_help = EXIT_CODES)]
     Run(Run),
     /// Tell who holds a lock, and for how long
     ///
@@ -84,26 +103,7 @@ pub(crate) enum Task {
     Ping,
 }
 
-/// Run a command while holding a lock.
-///
-/// The lock is acquired, renewed while the command runs, and released. Signals (TERM, INT, HUP, QUIT, USR1, USR2) are
-/// passed on to the command and everything it has started; the exit code is the command's, or 128 + n if signal n
-/// killed it. The command finds in its environment
-///
-///   REDLATCH_KEY             the lock's name
-///
-///   REDLATCH_FENCING_TOKEN   a number that grows from holder to holder; what the lock protects should refuse one
-///                            that is lower than it has seen
-///
-/// If the lock is lost, or cannot be renewed until the grace time before its end, the command and everything in its
-/// process group is sent TERM, then KILL, so that it has ended before the lock has; the exit code is 70. What the
-/// command leaves running in its process group when it ends is ended the same way: the lock does not protect it any
-/// longer. Something that is to outlive the lock needs a session of its own (setsid).
-///
-/// Ctrl-Z does not suspend a command that holds a lock. Nobody is there to end the command if redlatch itself is
-/// killed with SIGKILL or stopped with SIGSTOP: then only the fencing token protects.
 #[derive(Args, Debug)]
-#[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
 pub(crate) struct Run {
     /// The lock's name
     pub(crate) key: String,
@@ -140,6 +140,7 @@ impl Run {
 
 const EXIT_CODES: &str = "\
 Exit codes:
+  1    inspect, break: nobody holds the lock
   64   usage: an option, URL or key that cannot work; nothing was done
   69   too few servers answered
   70   the lock was lost while the command ran, and the command was ended

@@ -14,7 +14,7 @@ use crate::{
     locking::{self, Stop},
     progress::holder,
     reporter::Reporter,
-    signals::{OF_JOBS, PASSED_ON, Signals},
+    signals::{PASSED_ON, SUSPENDING, Signals},
     terminal::Terminal,
     text,
     watch::{Outcome, Watch},
@@ -46,8 +46,8 @@ pub(crate) async fn run(run: Run, manager: &LockManager, reporter: &Reporter) ->
 
 /// Runs the command under the lock, and releases it.
 async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals, reporter: &Reporter) -> u8 {
-    // First, lest a stop from the terminal comes between.
-    let started = signals.also_catch(OF_JOBS).and_then(|()| Child::start(&run.command, &guard));
+    // First, lest it comes while the command starts.
+    let started = signals.also_catch(SUSPENDING).and_then(|()| Child::start(&run.command, &guard));
     let child = match started {
         Ok(child) => child,
         Err(error) => {

@@ -55,5 +55,5 @@ fn is_in(mask: u64, signal: Signal) -> bool {
 pub(crate) const PASSED_ON: &[Signal] =
     &[Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 
-/// What a terminal does to jobs.
-pub(crate) const OF_JOBS: &[Signal] = &[Signal::TSTP, Signal::CONT];
+/// What would suspend us.
+pub(crate) const SUSPENDING: &[Signal] = &[Signal::TSTP];

@@ -6,7 +6,7 @@ use redlatch::{LockGuard, LossReason};
 use rustix::process::Signal;
 use tokio::{
     select,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -60,6 +60,8 @@ impl Watch<'_> {
                 },
                 () = &mut ending => break Reason::NotRenewed,
                 signal = signals.next() => self.pass_on(signal),
+                // Nothing tells that we are in the foreground by now.
+                () = sleep(LOOK_EVERY), if self.needs_terminal => self.lend_terminal(),
             }
         };
         self.end(reason).await;
@@ -103,8 +105,6 @@ impl Watch<'_> {
         match signal {
             // To stop would be to leave the command without anybody who ends it in time.
             Signal::TSTP => self.reporter.say(&Event::NotSuspended { key: self.key() }),
-            Signal::CONT if self.needs_terminal => self.lend_terminal(),
-            Signal::CONT => {}
             signal => self.child.signal(signal),
         }
     }
@@ -151,3 +151,6 @@ async fn warn_before(guard: &LockGuard, before: Duration) {
 fn reserve(grace: Duration) -> Duration {
     (grace / 4).min(Duration::from_secs(1))
 }
+
+/// How often to look whether there is a terminal to give.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
