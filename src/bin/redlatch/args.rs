@@ -30,7 +30,7 @@ pub(crate) struct Options {
 
     /// What is put before every key in Redis
     #[arg(long, global = true, value_name = "PREFIX", default_value = "")]
-    #[arg(env = "REDLATCH_KEY_PREFIX", hide_default_value = true)]
+    #[arg(env = "REDLATCH_KEY_PREFIX", hide_default_value = true, hide_env_values = true)]
     pub(crate) key_prefix: String,
 
     /// The longest that one server may take over one answer, connecting included [default: 500ms]
@@ -70,8 +70,8 @@ pub(crate) enum Task {
     /// If the lock is lost, or cannot be renewed until the grace time before its end, the command and everything in
     /// its process group is sent TERM, and KILL if need be, so that it has ended before the lock has; the exit code is
     /// then 70, whatever the command's was. What the command leaves running in its process group is ended in the same
-    /// way before the lock is released, since nothing protects it any longer. Only what has a session of its own
-    /// (setsid) outlives the lock.
+    /// way before the lock is released, since nothing protects it any longer. Only what has a session or process
+    /// group of its own, as by setsid, outlives the lock.
     ///
     /// Ctrl-Z does not suspend a command that holds a lock. If redlatch itself is killed with SIGKILL or stopped with
     /// SIGSTOP, nobody is left to end the command in time, and only the fencing token protects.
@@ -108,7 +108,7 @@ pub(crate) struct Run {
     /// The lock's name
     pub(crate) key: String,
 
-    /// For how long servers keep the lock without a renewal: the longest that a crash keeps others waiting
+    /// How long servers keep the lock without a renewal (500ms, 30s, 5m): the longest that a crash is in the way
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) ttl: Duration,
 

@@ -6,7 +6,7 @@ use redlatch::{LockGuard, LossReason};
 use rustix::process::Signal;
 use tokio::{
     select,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -46,7 +46,7 @@ impl Watch<'_> {
             self.lend_terminal();
         }
         let guard = self.guard;
-        let (mut lost, mut ending) = (pin!(guard.lost()), pin!(warn_before(guard, self.grace)));
+        let (mut lost, mut ending) = (pin!(guard.lost()), pin!(guard.warn_before(self.grace)));
         let reason = loop {
             select! {
                 biased;
@@ -132,18 +132,6 @@ impl Watch<'_> {
 
     fn key(&self) -> String {
         self.guard.key().to_owned()
-    }
-}
-
-/// Completes that long before the lock's end, wherever renewals move it.
-async fn warn_before(guard: &LockGuard, before: Duration) {
-    loop {
-        let now = Instant::now();
-        match guard.valid_until().checked_sub(before) {
-            // No longer than a second: timers stand still while the machine is suspended.
-            Some(at) if at > now => sleep_until(at.min(now + Duration::from_secs(1))).await,
-            _ => return,
-        }
     }
 }
 
