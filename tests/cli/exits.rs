@@ -38,6 +38,23 @@ async fn a_command_that_cannot_be_started_leaves_no_lock() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_has_ended_already_is_not_taken_for_left_running() {
+    let servers = [Server::start()];
+    let scene = Scene::new();
+    // `cat` does not know of the child that it has from the shell, and never waits for it.
+    let script = "mkfifo stop; true & echo $! > pid; exec cat stop";
+    let mut command = redlatch(&servers, &["run", "k", "--", "sh", "-c", script]);
+    let running = Running::start(scene.of(&mut command));
+    scene.comes_to_have("pid").await;
+    let stat = format!("/proc/{}/stat", scene.read("pid").trim());
+    let is_zombie = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "));
+    eventually("it has ended", async || is_zombie()).await;
+    std::fs::write(scene.path("stop"), "").unwrap();
+    running.end().await.is(0).is_silent();
+}
+
 #[tokio::test]
 async fn what_cannot_work_is_a_usage_error() {
     let server = [Server::start()];

@@ -19,6 +19,7 @@ mod support;
 
 mod breaking;
 mod contention;
+mod doctor;
 mod exits;
 mod loss;
 mod nodes;

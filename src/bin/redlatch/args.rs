@@ -101,6 +101,11 @@ pub(crate) enum Task {
     ///
     /// The exit code is 0 if more than half of them answer, else 69.
     Ping,
+    /// Look for what would let locks down: replicas, eviction, missing rights, clocks
+    ///
+    /// Each finding says what can happen and what to do. The exit code is 78 if one is critical, 69 if too few servers
+    /// answer, else 0.
+    Doctor,
 }
 
 #[derive(Args, Debug)]
@@ -146,6 +151,7 @@ Exit codes:
   70   the lock was lost while the command ran, and the command was ended
   71   the operating system refused something
   75   somebody else holds the lock
+  78   doctor: something critical was found
   126  the command cannot be executed
   127  the command was not found
   128+n  ended by signal n";

@@ -129,6 +129,10 @@ fn reap(command: Pid, tell: &UnboundedSender<Change>) {
         match wait(WaitOptions::UNTRACED) {
             Ok(Some((pid, status))) if pid == command => {
                 if let Some(change) = change(status) {
+                    // First what ended before the command did and was not waited for: it is not left running.
+                    while let (Change::Exited { .. }, Ok(Some(_))) =
+                        (change, wait(WaitOptions::NOHANG))
+                    {}
                     // Nobody listens any more if the command had to be ended.
                     let _told = tell.send(change);
                 }

@@ -11,6 +11,7 @@ pub(crate) const UNAVAILABLE: u8 = 69;
 pub(crate) const LOST: u8 = 70;
 pub(crate) const OS_ERROR: u8 = 71;
 pub(crate) const HELD: u8 = 75;
+pub(crate) const CONFIG: u8 = 78;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 

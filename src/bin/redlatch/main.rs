@@ -9,6 +9,7 @@ mod args;
 mod ask;
 mod breaking;
 mod child;
+mod doctor;
 mod event;
 mod exit;
 mod failure;
@@ -72,7 +73,8 @@ async fn perform(cli: Cli, manager: &LockManager, reporter: &Reporter) -> u8 {
         Task::Run(run) => Ok(run::run(run, manager, reporter).await),
         Task::Inspect { key } => inspect::inspect(&key, manager, &options).await,
         Task::Break { key, yes } => breaking::break_lock(&key, yes, manager, &options).await,
-        Task::Ping => ping::ping(manager, &options).await,
+        Task::Ping => Ok(ping::ping(manager, &options).await),
+        Task::Doctor => Ok(doctor::doctor(manager, &options).await),
     };
     let code = code.unwrap_or_else(|failure| fail(&failure, reporter));
     // What a slower node has not been told yet it is told now; it cannot take longer than this.

@@ -8,16 +8,16 @@ use std::{
 use redlatch::{LockManager, NodeHealth};
 use serde::Serialize;
 
-use crate::{args::Options, exit, failure::Failure, output, text::chain};
+use crate::{args::Options, exit, output, text::chain};
 
 /// Asks, and returns the exit code.
-pub(crate) async fn ping(manager: &LockManager, options: &Options) -> Result<u8, Failure> {
+pub(crate) async fn ping(manager: &LockManager, options: &Options) -> u8 {
     let nodes: Vec<Health> = manager.ping().await.iter().map(Health::new).collect();
     for node in &nodes {
         output::answer(node, options);
     }
     let alive = nodes.iter().filter(|node| node.error.is_none()).count();
-    Ok(if alive > nodes.len() / 2 { 0 } else { exit::UNAVAILABLE })
+    if alive > nodes.len() / 2 { 0 } else { exit::UNAVAILABLE }
 }
 
 #[derive(Debug, Serialize)]
