@@ -28,4 +28,6 @@ mod scene;
 mod signals;
 #[cfg(target_os = "linux")]
 mod terminal;
+#[cfg(feature = "cli-tls")]
+mod tls;
 mod tool;

@@ -5,6 +5,11 @@ compile_error!(
     "the command needs Unix: it works with process groups and signals; the library does not"
 );
 
+#[cfg(all(feature = "tls-rustls", not(feature = "cli-tls")))]
+compile_error!(
+    "the command does TLS with the feature `cli-tls`, which chooses rustls' crypto provider"
+);
+
 mod args;
 mod ask;
 mod breaking;
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
 
 /// One thread does it all: nothing here blocks it.
 fn start(cli: Cli, reporter: &Reporter) -> u8 {
+    #[cfg(feature = "cli-tls")]
+    let _chosen = rustls::crypto::ring::default_provider().install_default();
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(async {
             match nodes::manager(&cli.options) {
