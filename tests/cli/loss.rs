@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 
 use crate::scene::{Scene, heart};
@@ -102,7 +102,7 @@ async fn all_is_ended_when_the_key_is_gone() {
 
 /// A command that ends when `stop` is there, also when it is told to end.
 async fn obliging(scene: &Scene, servers: &[Server], args: &[&str]) -> Running {
-    let script = "trap 'echo TERM > heard' TERM; echo up > up
+    let script = "trap 'echo TERM > heard' TERM; echo $$ > up
                   while ! test -e stop; do sleep 0.02; done; exit 4";
     let mut command = redlatch(servers, args);
     let running = Running::start(scene.of(&mut command).args(["k", "--", "sh", "-c", script]));
@@ -149,17 +149,14 @@ async fn a_lock_that_was_gone_in_the_end_has_not_protected() {
 }
 
 #[tokio::test]
-async fn a_stopped_command_is_killed_too() {
-    let (scene, server) = (Scene::new(), Server::start());
-    let url = server.user("tool", "pw", &["~*", "&*", "+@all"]);
-    let running = stubborn(&scene, &[], &["--nodes", &url]).await;
-    for name in HEARTS {
-        let pid = scene.read(&format!("{name}.pid")).trim().parse().unwrap();
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, Signal::STOP).unwrap();
-    }
-    server.command(&["ACL", "SETUSER", "tool", "-eval", "-evalsha"]);
-    let end = expiry(&server);
-    assert_lost(&running.end().await, "not-renewed");
-    assert_ended_before(end, &scene).await;
+async fn a_stopped_command_hears_that_it_is_to_end() {
+    let (scene, servers) = (Scene::new(), [Server::start()]);
+    let args = ["run", "--ttl", "30s", "--grace", "27s"]; // renewed every 1.5 seconds
+    let running = obliging(&scene, &servers, &args).await;
+    let pid = scene.read("up").trim().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    servers[0].del("k");
+    scene.comes_to_have("heard").await;
+    std::fs::write(scene.path("stop"), "").unwrap();
+    running.end().await.is(70);
 }

@@ -38,6 +38,20 @@ async fn every_signal_reaches_the_command_and_its_children() {
 }
 
 #[tokio::test]
+async fn who_watches_over_a_command_cannot_be_suspended() {
+    let servers = [Server::start()];
+    let scene = Scene::new();
+    let script = "echo up > up; while ! test -e stop; do sleep 0.02; done";
+    let mut command = redlatch(&servers, &["run", "k", "--", "sh", "-c", script]);
+    let mut running = Running::start(scene.of(&mut command));
+    scene.comes_to_have("up").await;
+    running.signal(Signal::TSTP);
+    running.says("cannot be suspended").await;
+    std::fs::write(scene.path("stop"), "").unwrap();
+    running.end().await.is(0);
+}
+
+#[tokio::test]
 async fn a_command_killed_by_a_signal_is_128_and_that() {
     let servers = [Server::start()];
     let scene = Scene::new();

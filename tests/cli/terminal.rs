@@ -69,6 +69,7 @@ async fn in_a_pipeline_the_terminal_is_lent_on_demand() {
     session.shows("a? ").await;
     session.types("one\n").await;
     session.shows("got one").await;
+    assert!(!session.seen.contains("waits for the terminal"), "{}", session.seen);
     assert_eq!(session.end().await, Some(0));
 }
 

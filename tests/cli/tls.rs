@@ -14,6 +14,7 @@ async fn a_command_runs_under_a_lock_over_tls() {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
         .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=CA:FALSE"])
         .args(["-keyout", &key, "-out", &cert])
         .output()
         .expect("`openssl` is there");

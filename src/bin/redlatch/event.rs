@@ -161,6 +161,7 @@ impl Event {
                 write!(f, "{} was lost before the command had ended: its end was not protected", printable(key))
             }
             Self::Released { key, .. } => write!(f, "released {}", printable(key)),
+            // The others come before the end, and are put above.
             _ => Ok(()),
         }
     }

@@ -84,7 +84,7 @@ async fn perform(cli: Cli, manager: &LockManager, reporter: &Reporter) -> u8 {
         Task::Doctor => Ok(doctor::doctor(manager, &options).await),
     };
     let code = code.unwrap_or_else(|failure| fail(&failure, reporter));
-    // What a slower node has not been told yet it is told now; it cannot take longer than this.
+    // What was dropped is released now, and slower nodes hear of what was released. No node may take longer.
     let _told = tokio::time::timeout(options.node_timeout(), manager.close()).await;
     code
 }

@@ -3,7 +3,6 @@
 use std::io;
 
 use redlatch::{Error, LockGuard, LockManager};
-use tokio::{select, time::timeout_at};
 
 use crate::{
     args::Run,
@@ -31,14 +30,7 @@ pub(crate) async fn run(run: Run, manager: &LockManager, reporter: &Reporter) ->
         Ok(guard) => hold(&run, guard, &mut signals, reporter).await,
         Err(Stop::Failure(failure)) => not_acquired(&run, &failure, manager, reporter).await,
         Err(Stop::Signal(signal)) => {
-            let (key, raw) = (run.key, signal.as_raw());
-            reporter.say(&Event::Interrupted { key, signal: raw });
-            // What may have been taken is released first, unless another signal comes.
-            select! {
-                biased;
-                _ = signals.next() => {}
-                _ = manager.close() => {}
-            }
+            reporter.say(&Event::Interrupted { key: run.key, signal: signal.as_raw() });
             exit::by_signal(signal)
         }
     }
@@ -60,13 +52,8 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals, reporter: &Rep
     let watch = Watch { guard: &guard, child, grace, terminal, reporter, needs_terminal };
     match watch.over(signals).await {
         Outcome::Exited { code } => release(guard, code, reporter).await,
-        Outcome::Lost => {
-            // The next one need not wait for the rest of it. If it is lost already, dropping it cleans up.
-            if guard.is_valid() {
-                let _released = timeout_at(guard.valid_until(), guard.release()).await;
-            }
-            exit::LOST
-        }
+        // What is left of the lock is dropped: the next one need not wait for its end.
+        Outcome::Lost => exit::LOST,
     }
 }
 
