@@ -1,7 +1,7 @@
 //! `redlatch doctor`.
 
 use crate::support::Server;
-use crate::tool::{bare, on, run};
+use crate::tool::on;
 
 #[tokio::test]
 async fn sound_servers_are_exit_code_0() {
@@ -42,7 +42,7 @@ async fn too_few_servers_are_exit_code_69() {
 async fn missing_rights_are_found() {
     let server = Server::start();
     let url = server.user("tool", "hunter2", &["~*", "&*", "+@all", "-evalsha"]);
-    let ended = run(bare(&["--nodes", &url, "doctor"])).await;
+    let ended = on(&[], &["--nodes", &url, "doctor"]).await;
     ended.is(78).prints("[rights]").prints("evalsha");
     assert!(!ended.out.contains("hunter2"), "{ended:?}");
 }

@@ -9,14 +9,14 @@ async fn servers_are_named_by_option_or_environment() {
     let urls: Vec<_> = servers.iter().map(Server::url).collect();
     let all = urls.join(",");
     for args in [&["ping", "--nodes", &all][..], &["--nodes", &all, "ping"]] {
-        assert_eq!(run(bare(args)).await.is(0).out.lines().count(), 3);
+        assert_eq!(on(&[], args).await.is(0).out.lines().count(), 3);
     }
     let apart = ["ping", "--nodes", &urls[0], "--nodes", &urls[1]];
-    assert_eq!(run(bare(&apart)).await.is(0).out.lines().count(), 2);
-    let mut command = bare(&["ping"]);
+    assert_eq!(on(&[], &apart).await.is(0).out.lines().count(), 2);
+    let mut command = redlatch(&[], &["ping"]);
     command.env("REDLATCH_NODES", format!(" {}, {},", urls[0], urls[1]));
     assert_eq!(run(command).await.is(0).out.lines().count(), 2);
-    let mut command = bare(&["ping", "--nodes", &urls[0]]);
+    let mut command = redlatch(&[], &["ping", "--nodes", &urls[0]]);
     command.env("REDLATCH_NODES", &all);
     assert_eq!(run(command).await.is(0).out.lines().count(), 1, "the option goes before");
 }
@@ -62,7 +62,7 @@ async fn passwords_are_never_shown() {
 async fn a_wrong_password_is_said_to_be_wrong() {
     let server = Server::start();
     let url = server.user("tool", "right", &["~*", "&*", "+@all"]).replace("right", "left");
-    let ended = run(bare(&["--nodes", &url, "run", "k", "--", "true"])).await;
+    let ended = on(&[], &["--nodes", &url, "run", "k", "--", "true"]).await;
     ended.is(69).says("Password authentication failed");
 }
 
