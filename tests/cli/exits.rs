@@ -43,8 +43,10 @@ async fn a_command_that_cannot_be_started_leaves_no_lock() {
 async fn what_has_ended_already_is_not_taken_for_left_running() {
     let servers = [Server::start()];
     let scene = Scene::new();
-    // `cat` does not know of the child that it has from the shell, and never waits for it.
-    let script = "mkfifo stop; true & echo $! > pid; exec cat stop";
+    // The child ends when the shell has become `cat`, which does not know of it and never waits for it.
+    let script = "mkfifo stop
+                  (until grep -q cat /proc/$$/comm; do sleep 0.02; done) & echo $! > pid
+                  exec cat stop";
     let mut command = redlatch(&servers, &["run", "k", "--", "sh", "-c", script]);
     let running = Running::start(scene.of(&mut command));
     scene.comes_to_have("pid").await;
