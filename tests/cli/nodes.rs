@@ -89,3 +89,15 @@ async fn a_prefix_goes_before_every_key() {
     command.env("URL", servers[0].url());
     run(command).await.is(0).prints("app:k\n").prints("\nk\n");
 }
+
+#[tokio::test]
+async fn a_server_that_has_just_restarted_can_be_kept_from_voting() {
+    let servers = [Server::start()];
+    let args = ["--restart-quarantine", "1h", "run", "k", "--", "echo", "ran"];
+    let ended = on(&servers, &args).await;
+    ended.is(69).says(&servers[0].name());
+    assert_eq!(ended.out, "");
+    // A TTL that is longer than the quarantine would defeat it.
+    let args = ["--restart-quarantine", "1s", "run", "--ttl", "2s", "k", "--", "true"];
+    on(&servers, &args).await.is(64).says("TTL");
+}

@@ -37,6 +37,12 @@ pub(crate) struct Options {
     #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
     node_timeout: Option<Duration>,
 
+    /// Do not let a server vote that has restarted within this time, and may have forgotten its locks [default: off]
+    ///
+    /// Name the longest TTL that anybody uses. It asks servers for their uptime, with INFO.
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) restart_quarantine: Option<Duration>,
+
     /// Write JSON, one object a line
     ///
     /// Answers go to the standard output; what happens during `run`, whose standard output is the command's, and

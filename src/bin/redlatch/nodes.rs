@@ -14,7 +14,11 @@ pub(crate) fn manager(options: &Options) -> Result<LockManager, Failure> {
         urls => LockManager::quorum(urls.iter().copied()),
     };
     let builder = builder.key_prefix(&options.key_prefix).node_timeout(options.node_timeout());
-    Ok(builder.build()?)
+    Ok(match options.restart_quarantine {
+        // The TTL of a manager must not be longer, though every `run` has its own.
+        Some(longest) => builder.restart_quarantine(longest).ttl(longest).build()?,
+        None => builder.build()?,
+    })
 }
 
 const NOWHERE: &str = "no Redis server is named: set REDLATCH_NODES, or --nodes, to something like redis://127.0.0.1:6379";
