@@ -1,0 +1,163 @@
+//! What can be written on the command line.
+
+use std::{ffi::OsString, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs commands under distributed locks on Redis.
+///
+/// A lock is a lease on one Redis server, or on a majority of several independent ones (Redlock). It ends by itself
+/// when its TTL is over, so that a machine that crashes is in nobody's way for long.
+#[derive(Debug, Parser)]
+#[command(name = "redlatch", version, after_long_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) options: Options,
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Servers and output")]
+pub(crate) struct Options {
+    /// Redis servers to lock on: one, or several independent ones, of which more than half must agree
+    ///
+    /// Separated by commas, or given several times: redis://[user:password@]host:port[/database]. Everybody on the
+    /// machine can read the command line of a process: put passwords into REDLATCH_NODES instead.
+    #[arg(long, global = true, value_name = "URL,...", value_delimiter = ',')]
+    #[arg(env = "REDLATCH_NODES", hide_env_values = true)]
+    pub(crate) nodes: Vec<String>,
+
+    /// What is put before every key in Redis
+    #[arg(long, global = true, value_name = "PREFIX", default_value = "")]
+    #[arg(env = "REDLATCH_KEY_PREFIX", hide_default_value = true, hide_env_values = true)]
+    pub(crate) key_prefix: String,
+
+    /// The longest that one server may take over one answer, connecting included [default: 500ms]
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    node_timeout: Option<Duration>,
+
+    /// Do not let a server vote that has restarted within this time, and may have forgotten its locks [default: off]
+    ///
+    /// Name the longest TTL that anybody uses. It asks servers for their uptime, with INFO.
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) restart_quarantine: Option<Duration>,
+
+    /// Write JSON, one object a line
+    ///
+    /// Answers go to the standard output; what happens during `run`, whose standard output is the command's, and
+    /// errors go to the standard error. Times are in milliseconds and end in `_ms`. What is not known is null.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Say nothing of waiting and of a lock that was not acquired; the exit code does
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+impl Options {
+    pub(crate) fn node_timeout(&self) -> Duration {
+        self.node_timeout.unwrap_or(Duration::from_millis(500))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Run a command while holding a lock
+    ///
+    /// The lock is acquired, renewed while the command runs, and released. Signals (TERM, INT, HUP, QUIT, USR1, USR2)
+    /// are passed on to the command and what it has started. The exit code is the command's, or 128 + n if signal n
+    /// killed it.
+    ///
+    /// The command finds the lock's name in the environment variable REDLATCH_KEY, and in REDLATCH_FENCING_TOKEN a
+    /// number that grows from holder to holder: what the lock protects should refuse one that is lower than it has
+    /// seen.
+    ///
+    /// If the lock is lost, or cannot be renewed until the grace time before its end, the command and everything in
+    /// its process group is sent TERM, and KILL if need be, so that it has ended before the lock has; the exit code is
+    /// then 70, whatever the command's was. What the command leaves running in its process group is ended in the same
+    /// way before the lock is released, since nothing protects it any longer. Only what has a session or process
+    /// group of its own, as by setsid, outlives the lock.
+    ///
+    /// Ctrl-Z does not suspend a command that holds a lock. If redlatch itself is killed with SIGKILL or stopped with
+    /// SIGSTOP, nobody is left to end the command in time, and only the fencing token protects.
+    #[command(after_long_help = EXIT_CODES)]
+    Run(Run),
+    /// Tell who holds a lock, and for how long
+    ///
+    /// The exit code is 0 if somebody holds it, and 1 if nobody does. A holder is known by its host and process id if
+    /// `redlatch` holds the lock, else by the first characters of its owner token.
+    Inspect {
+        /// The lock's name
+        key: String,
+    },
+    /// Take a lock away from its holder
+    ///
+    /// It breaks the very lock that it has shown, not one that has been acquired since. It does not stop the holder:
+    /// `redlatch run` notices at its next renewal and ends its command, and others may not notice. The exit code is 1
+    /// if nobody holds the lock, or not any more, and 75 if it cannot be broken.
+    Break {
+        /// The lock's name
+        key: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Ask every server for a sign of life
+    ///
+    /// The exit code is 0 if more than half of them answer, else 69.
+    Ping,
+    /// Look for what would let locks down: replicas, eviction, missing rights, clocks
+    ///
+    /// Each finding says what can happen and what to do. The exit code is 78 if one is critical, 69 if too few servers
+    /// answer, else 0.
+    Doctor,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// The lock's name
+    pub(crate) key: String,
+
+    /// How long servers keep the lock without a renewal (500ms, 30s, 5m): the longest that a crash is in the way
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) ttl: Duration,
+
+    /// Wait at most this long for the lock [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) wait: Option<Duration>,
+
+    /// Do not wait for the lock: exit with 75 if somebody holds it
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) no_wait: bool,
+
+    /// How long before the end of a lock that is not renewed the command is told to end [default: a third of the TTL]
+    ///
+    /// KILL follows a quarter of it, and at most a second, before the lock's end. At most nine tenths of the TTL.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) grace: Option<Duration>,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl Run {
+    /// How long before the lock's end the command is told to end.
+    pub(crate) fn grace(&self) -> Duration {
+        self.grace.unwrap_or(self.ttl / 3)
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  1    inspect, break: nobody holds the lock
+  64   usage: an option, URL or key that cannot work; nothing was done
+  69   too few servers answered
+  70   the lock was lost while the command ran, and the command was ended
+  71   the operating system refused something
+  75   somebody else holds the lock
+  78   doctor: something critical was found
+  126  the command cannot be executed
+  127  the command was not found
+  128+n  ended by signal n";

@@ -1,0 +1,72 @@
+//! Telling those who wait who is in the way.
+
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use redlatch::{LockManager, LockStatus};
+use tokio::time::{Instant, sleep};
+
+use crate::{event::Event, owner, reporter::Reporter, text};
+
+/// Tells who holds a lock, once for each holder and rarely again.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    manager: &'a LockManager,
+    key: &'a str,
+    reporter: &'a Reporter,
+    has_told: AtomicBool,
+}
+
+impl<'a> Progress<'a> {
+    pub(crate) const fn new(
+        manager: &'a LockManager,
+        key: &'a str,
+        reporter: &'a Reporter,
+    ) -> Self {
+        Self { manager, key, reporter, has_told: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn has_told(&self) -> bool {
+        self.has_told.load(Ordering::Relaxed)
+    }
+
+    /// Looks and tells until it is dropped.
+    pub(crate) async fn tell(&self) -> Infallible {
+        let mut last: Option<(String, Instant)> = None;
+        sleep(PATIENCE).await;
+        loop {
+            // Of servers that do not answer the acquire tells.
+            if let Ok(status) = self.manager.inspect(self.key).await
+                && let Some((held_by, expires_in_ms)) = holder(&status)
+            {
+                let is_known = last
+                    .as_ref()
+                    .is_some_and(|(known, told)| *known == held_by && told.elapsed() < REMINDER);
+                if !is_known {
+                    last = Some((held_by.clone(), Instant::now()));
+                    self.has_told.store(true, Ordering::Relaxed);
+                    let key = self.key.to_owned();
+                    self.reporter.say(&Event::Waiting { key, held_by, expires_in_ms });
+                }
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// Who holds a lock, as far as it may be shown, and for how long.
+pub(crate) fn holder(status: &LockStatus) -> Option<(String, Option<u64>)> {
+    let token = status.owner_token()?;
+    Some((owner::shown(token), status.expires_in().map(text::millis)))
+}
+
+/// How long to wait in silence.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+
+/// When to tell of the same holder again.
+const REMINDER: Duration = Duration::from_secs(60);

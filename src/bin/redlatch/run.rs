@@ -1,0 +1,103 @@
+//! `redlatch run`: a command under a lock.
+
+use std::io;
+
+use redlatch::{Error, LockGuard, LockManager};
+
+use crate::{
+    args::Run,
+    child::Child,
+    event::Event,
+    exit,
+    failure::Failure,
+    locking::{self, Stop},
+    progress::holder,
+    reporter::Reporter,
+    signals::{PASSED_ON, SUSPENDING, Signals},
+    terminal::Terminal,
+    text,
+    watch::{Outcome, Watch},
+};
+
+/// Runs the command, and returns the exit code.
+pub(crate) async fn run(run: Run, manager: &LockManager, reporter: &Reporter) -> u8 {
+    let mut signals = match Signals::catch(PASSED_ON) {
+        Ok(signals) => signals,
+        Err(error) => return os_error(&error, reporter),
+    };
+    let acquired = locking::acquire(&run, manager, &mut signals, reporter).await;
+    match acquired {
+        Ok(guard) => hold(&run, guard, &mut signals, reporter).await,
+        Err(Stop::Failure(failure)) => not_acquired(&run, &failure, manager, reporter).await,
+        Err(Stop::Signal(signal)) => {
+            reporter.say(&Event::Interrupted { key: run.key, signal: signal.as_raw() });
+            exit::by_signal(signal)
+        }
+    }
+}
+
+/// Runs the command under the lock, and releases it.
+async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals, reporter: &Reporter) -> u8 {
+    // First, lest it comes while the command starts.
+    let started = signals.also_catch(SUSPENDING).and_then(|()| Child::start(&run.command, &guard));
+    let child = match started {
+        Ok(child) => child,
+        Err(error) => {
+            reporter.say(&not_started(run, &error));
+            return release(guard, exit::not_started(&error), reporter).await;
+        }
+    };
+    let terminal = Terminal::open();
+    let (grace, needs_terminal) = (run.grace(), false);
+    let watch = Watch { guard: &guard, child, grace, terminal, reporter, needs_terminal };
+    match watch.over(signals).await {
+        Outcome::Exited { code } => release(guard, code, reporter).await,
+        // What is left of the lock is dropped: the next one need not wait for its end.
+        Outcome::Lost => exit::LOST,
+    }
+}
+
+/// Releases the lock of a command that has ended by itself.
+async fn release(guard: LockGuard, exit_code: u8, reporter: &Reporter) -> u8 {
+    let (key, was_valid) = (guard.key().to_owned(), guard.is_valid());
+    let released = guard.release().await;
+    if !was_valid || released.as_ref().is_err_and(Error::is_not_held) {
+        reporter.say(&Event::Unprotected { key });
+        return exit::LOST;
+    }
+    reporter.say(&match released {
+        Ok(()) => Event::Released { key, exit_code },
+        Err(error) => Event::NotReleased { key, message: text::chain(&error) },
+    });
+    exit_code
+}
+
+fn not_started(run: &Run, error: &io::Error) -> Event {
+    let program = run.command.first().map(|program| program.to_string_lossy());
+    let program = text::printable(&program.unwrap_or_default());
+    Event::failed(format!("{program}: {error}"), exit::not_started(error))
+}
+
+/// Says why there is no lock: who has it, if it is another's.
+async fn not_acquired(
+    run: &Run,
+    failure: &Failure,
+    manager: &LockManager,
+    reporter: &Reporter,
+) -> u8 {
+    let (code, message) = (failure.code(), failure.to_string());
+    if code != exit::HELD {
+        reporter.say(&Event::failed(message, code));
+        return code;
+    }
+    let status = manager.inspect(&run.key).await.ok();
+    let (held_by, expires_in_ms) = status.as_ref().and_then(holder).unzip();
+    let (key, expires_in_ms) = (run.key.clone(), expires_in_ms.flatten());
+    reporter.say(&Event::NotAcquired { key, held_by, expires_in_ms, message });
+    code
+}
+
+fn os_error(error: &io::Error, reporter: &Reporter) -> u8 {
+    reporter.say(&Event::failed(error.to_string(), exit::OS_ERROR));
+    exit::OS_ERROR
+}

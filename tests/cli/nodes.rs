@@ -1,0 +1,103 @@
+//! Which servers, and that their passwords stay secret.
+
+use crate::support::Server;
+use crate::tool::{bare, on, redlatch, run};
+
+#[tokio::test]
+async fn servers_are_named_by_option_or_environment() {
+    let servers = Server::group(3);
+    let urls: Vec<_> = servers.iter().map(Server::url).collect();
+    let all = urls.join(",");
+    for args in [&["ping", "--nodes", &all][..], &["--nodes", &all, "ping"]] {
+        assert_eq!(on(&[], args).await.is(0).out.lines().count(), 3);
+    }
+    let apart = ["ping", "--nodes", &urls[0], "--nodes", &urls[1]];
+    assert_eq!(on(&[], &apart).await.is(0).out.lines().count(), 2);
+    let mut command = redlatch(&[], &["ping"]);
+    command.env("REDLATCH_NODES", format!(" {}, {},", urls[0], urls[1]));
+    assert_eq!(run(command).await.is(0).out.lines().count(), 2);
+    let mut command = redlatch(&[], &["ping", "--nodes", &urls[0]]);
+    command.env("REDLATCH_NODES", &all);
+    assert_eq!(run(command).await.is(0).out.lines().count(), 1, "the option goes before");
+}
+
+#[tokio::test]
+async fn without_servers_it_says_what_to_set() {
+    for nodes in [None, Some(""), Some(" ,")] {
+        let mut command = bare(&["run", "k", "--", "true"]);
+        nodes.map(|nodes| command.env("REDLATCH_NODES", nodes));
+        run(command).await.is(64).says("REDLATCH_NODES").says("--nodes");
+    }
+}
+
+#[tokio::test]
+async fn passwords_are_never_shown() {
+    let server = Server::start();
+    let good = server.user("tool", "hunter2", &["~*", "&*", "+@all"]);
+    let wrong = good.replace("hunter2", "hunter2x");
+    let down = "redis://tool:hunter2@127.0.0.1:1";
+    let twice = format!("{good},{good}");
+    let bad = "http://tool:hunter2@127.0.0.1:1";
+    for nodes in [&*good, &wrong, down, &twice, bad] {
+        for args in [
+            &["ping"][..],
+            &["inspect", "k", "--json"],
+            &["run", "--json", "k", "--", "true"],
+            &["run", "--help"],
+            &["run", "--frob"],
+            &["break", "k"],
+        ] {
+            let mut command = bare(args);
+            command.env("REDLATCH_NODES", nodes);
+            let by_environment = run(command).await;
+            let by_option = run(bare(&[&["--nodes", nodes], args].concat())).await;
+            for ended in [by_environment, by_option] {
+                assert!(!format!("{ended:?}").contains("hunter2"), "{ended:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_to_be_wrong() {
+    let server = Server::start();
+    let url = server.user("tool", "right", &["~*", "&*", "+@all"]).replace("right", "left");
+    let ended = on(&[], &["--nodes", &url, "run", "k", "--", "true"]).await;
+    ended.is(69).says("Password authentication failed");
+}
+
+#[tokio::test]
+async fn ping_tells_of_every_server_and_needs_a_majority() {
+    let servers = Server::group(3);
+    servers[2].kill();
+    let ended = on(&servers, &["ping"]).await;
+    ended.is(0).prints(&format!("{}  ", servers[0].name())).prints(" ms").prints("refused");
+    let pings = on(&servers, &["ping", "--json"]).await.json();
+    assert_eq!(pings[1]["node"], servers[1].name());
+    assert!(pings[1]["round_trip_ms"].is_f64() && pings[1]["error"].is_null(), "{pings:?}");
+    assert!(pings[2]["round_trip_ms"].is_null() && pings[2]["error"].is_string(), "{pings:?}");
+    servers[1].kill();
+    on(&servers, &["ping"]).await.is(69).prints("refused");
+}
+
+#[tokio::test]
+async fn a_prefix_goes_before_every_key() {
+    let servers = [Server::start()];
+    let script = "redis-cli -u $URL keys '*'; echo $REDLATCH_KEY";
+    let mut command =
+        redlatch(&servers, &["--key-prefix", "app:", "run", "k", "--", "sh", "-c", script]);
+    command.env("URL", servers[0].url());
+    run(command).await.is(0).prints("app:k\n").prints("\nk\n");
+}
+
+#[tokio::test]
+async fn a_server_that_has_just_restarted_can_be_kept_from_voting() {
+    let servers = [Server::start()];
+    let args = ["--restart-quarantine", "1h", "run", "k", "--", "echo", "ran"];
+    let ended = on(&servers, &args).await;
+    ended.is(69).says(&servers[0].name());
+    assert_eq!(ended.out, "");
+    // A TTL that is longer than the quarantine would defeat it.
+    let args = ["--restart-quarantine", "1s", "run", "--ttl", "2s", "k", "--", "true"];
+    on(&servers, &args).await.is(64).says("TTL");
+}
