@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -101,6 +102,9 @@ impl Worker {
     /// Takes a lock once.
     async fn turn(&self) {
         let (setting, dice) = (&self.setting, &self.setting.dice);
+        if setting.plan.keys.len() > 1 && dice.chance(10) {
+            return self.turn_for_all().await;
+        }
         let key = dice.pick(&setting.plan.keys).clone();
         let ways =
             [Way::Acquire, Way::Acquire, Way::Acquire, Way::AcquireWithin, Way::AcquireRetrying];
@@ -110,20 +114,7 @@ impl Worker {
             2 => Way::Run,
             _ => *dice.pick(&ways),
         };
-        let ttl = setting.plan.ttl(dice);
-        let mut request = self.me().manager().lock(key.clone()).ttl(ttl);
-        if dice.chance(30) {
-            request = request.auto_renew();
-        }
-        let wishes = matches!(way, Way::AcquireOrExtend) || dice.chance(10);
-        let is_chosen = wishes && setting.plan.owners;
-        if is_chosen {
-            request = request.owner(self.owner());
-        }
-        self.note(format!(
-            "{way:?} {key} ttl {ttl:?}{}",
-            if is_chosen { ", own token" } else { "" }
-        ));
+        let (request, is_chosen) = self.request(&key, way);
         let began = now();
         let cancelled = if dice.chance(25) { dice.millis(0..120) } else { FOREVER };
         if matches!(way, Way::Run) {
@@ -142,6 +133,56 @@ impl Worker {
             Some(Ok(guard)) => {
                 setting.oracle.acquired(&self.me().process, &guard, began, is_chosen);
                 self.hold(guard).await;
+            }
+            outcome => self.tell(outcome.map(|outcome| outcome.map(drop))),
+        }
+    }
+
+    /// A request for a key, and whether its owner token is chosen.
+    fn request(&self, key: &str, way: Way) -> (LockRequest, bool) {
+        let (setting, dice) = (&self.setting, &self.setting.dice);
+        let ttl = setting.plan.ttl(dice);
+        let mut request = self.me().manager().lock(key).ttl(ttl);
+        if dice.chance(30) {
+            request = request.auto_renew();
+        }
+        if dice.chance(10) {
+            request = request.min_hold(dice.millis(0..600));
+        }
+        let wishes = matches!(way, Way::AcquireOrExtend) || dice.chance(10);
+        let is_chosen = wishes && setting.plan.owners;
+        if is_chosen {
+            request = request.owner(self.owner());
+        }
+        self.note(format!(
+            "{way:?} {key} ttl {ttl:?}{}",
+            if is_chosen { ", own token" } else { "" }
+        ));
+        (request, is_chosen)
+    }
+
+    /// Takes the locks of all the keys, and holds each by itself.
+    async fn turn_for_all(&self) {
+        let (setting, dice) = (&self.setting, &self.setting.dice);
+        let ttl = setting.plan.ttl(dice);
+        let request = self.me().manager().lock_all(setting.plan.keys.iter().cloned()).ttl(ttl);
+        self.note(format!("all keys, ttl {ttl:?}"));
+        let began = now();
+        let cancelled = if dice.chance(25) { dice.millis(0..120) } else { FOREVER };
+        // Which key it waits for is its own affair, so that it is not noted as waiting.
+        let outcome = tokio::select! {
+            biased;
+            outcome = Box::pin(request.acquire()) => Some(outcome),
+            () = sleep(cancelled) => None,
+            () = setting.gives_up() => None,
+        };
+        match outcome {
+            Some(Ok(set)) => {
+                let guards = set.into_guards();
+                for guard in &guards {
+                    setting.oracle.acquired(&self.me().process, guard, began, false);
+                }
+                join_all(guards.into_iter().map(|guard| self.hold(guard))).await;
             }
             outcome => self.tell(outcome.map(|outcome| outcome.map(drop))),
         }
