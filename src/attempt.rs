@@ -17,8 +17,8 @@ use crate::{
     ledger::Ledger,
     node::{Answer, Command, Touch},
     offer::{Offer, Renewal, Undo},
-    round::{Reply, Round},
-    terms::{Terms, hold, see_through},
+    round::Reply,
+    terms::{Answers, Terms, hold},
     token::OwnerToken,
 };
 
@@ -83,13 +83,14 @@ pub(crate) async fn attempt(
 /// The votes of one attempt.
 struct Election<'a> {
     wish: &'a Wish,
+    /// Before the claim, so that its late answers are heard when its release is.
+    answers: Answers,
     armed: Armed,
     claim: Arc<Claim>,
     ledger: Arc<Ledger>,
     quorum: usize,
     proposal: u64,
     began: Instant,
-    round: Round<Result<Answer, NodeError>>,
     asked: Vec<bool>,
     reports: Vec<Report>,
     refusals: Vec<Refused>,
@@ -105,16 +106,17 @@ struct Refused {
 impl<'a> Election<'a> {
     fn new(wish: &'a Wish, armed: Armed, proposal: u64) -> Self {
         let (claim, ledger) = (armed.claim().clone(), armed.keeper().ledger.clone());
+        let answers = Answers::new(armed.keeper().clone(), claim.clone(), wish.ttl);
         let nodes = ledger.links.len();
         Self {
             quorum: ledger.quorum(),
             wish,
+            answers,
             armed,
             claim,
             ledger,
             proposal,
             began: clock::now(),
-            round: Round::new(),
             asked: vec![false; nodes],
             reports: vec![Report::Awaited; nodes],
             refusals: Vec::new(),
@@ -149,7 +151,9 @@ impl<'a> Election<'a> {
         for node in order.into_iter().filter(|&node| !self.asked[node]).collect::<Vec<_>>() {
             self.ask(&[node]);
             // A node that is slow may vote with the others.
-            let Ok(Some(reply)) = timeout(CANVASS_PATIENCE, self.round.next()).await else { break };
+            let Ok(Some(reply)) = timeout(CANVASS_PATIENCE, self.answers.round.next()).await else {
+                break;
+            };
             self.note(reply);
             if !self.refusals.is_empty() {
                 let is_outage = self.errors.len() > self.reports.len() - self.quorum;
@@ -170,7 +174,7 @@ impl<'a> Election<'a> {
         let acquire = Command::Acquire { ttl, proposal: self.proposal };
         for &node in nodes {
             self.asked[node] = true;
-            self.round.push(node, sent, self.ledger.ask(node, &self.claim, acquire));
+            self.answers.round.push(node, sent, self.ledger.ask(node, &self.claim, acquire));
         }
     }
 
@@ -186,7 +190,7 @@ impl<'a> Election<'a> {
                 Choice::Impossible if self.is_classified() => return Err(self.refused()),
                 Choice::Impossible | Choice::Wait => {}
             }
-            match self.round.next().await {
+            match self.answers.round.next().await {
                 Some(reply) => self.note(reply),
                 None => return Err(self.refused()),
             }
@@ -206,7 +210,7 @@ impl<'a> Election<'a> {
         self.reports[node] = Report::Raising(told);
         self.claim.raising(node, to);
         let raise = Command::Touch { ttl: None, token: to, mode: Touch::Keep };
-        self.round.push(node, clock::now(), self.ledger.ask(node, &self.claim, raise));
+        self.answers.round.push(node, clock::now(), self.ledger.ask(node, &self.claim, raise));
     }
 
     fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
@@ -240,11 +244,8 @@ impl<'a> Election<'a> {
 
     /// Turns the votes into a held lock, if there is something left of them.
     fn hold(self, token: u64) -> Result<Armed, Refusal> {
-        let (claim, ttl, keeper) = (self.claim, self.wish.ttl, self.armed.keeper());
-        hold(keeper, &claim, Terms { token, ttl, began: self.began }, &self.wish.caller)?;
-        if !self.round.is_over() {
-            keeper.finish(see_through(self.round, claim, ttl));
-        }
+        let terms = Terms { token, ttl: self.wish.ttl, began: self.began };
+        hold(self.armed.keeper(), &self.claim, terms, &self.wish.caller)?;
         Ok(self.armed)
     }
 

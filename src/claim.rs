@@ -414,13 +414,14 @@ impl Claim {
     /// Notes a node's answer to the release. Returns whether it was an answer, with which the node is settled.
     pub(crate) fn note_release(&self, node: usize, answer: Result<Answer, NodeError>) -> bool {
         let mut state = lock(&self.state);
-        // The grant was above all that could be foreseen, beside a counter that was ahead of our clock. Now that
-        // it is known, it is released by its very token.
+        // The grant was above all that could be foreseen, beside a counter that was ahead of our clock. Once it is
+        // known, it is released by its very token.
         if let (Ok(Answer::Ours { token, .. }), Undo::GrantedSince(proposal)) = (&answer, self.undo)
-            && (proposal..state.spared_from).contains(token)
         {
-            state.votes[node].token = Some(*token);
-            return false;
+            let ours = proposal..state.spared_from;
+            if state.votes[node].take_for_ours(*token, ours) {
+                return false;
+            }
         }
         let is_answer = answer.is_ok();
         if let Some(release) = &mut state.release {

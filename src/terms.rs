@@ -11,6 +11,7 @@ use crate::{
     error::{Error, NodeError, Result},
     keeper::Keeper,
     node::Answer,
+    offer::Undo,
     round::{Reply, Round},
 };
 
@@ -39,6 +40,32 @@ pub(crate) fn hold(
     keeper.check_open()?;
     keeper.watch(claim);
     Ok(())
+}
+
+/// The answers to an attempt. Those that come when it is decided, or given up, are noted all the same, where they
+/// tell what is to be released and how.
+pub(crate) struct Answers {
+    pub(crate) round: Round<Result<Answer, NodeError>>,
+    keeper: Arc<Keeper>,
+    claim: Arc<Claim>,
+    ttl: Duration,
+}
+
+impl Answers {
+    pub(crate) fn new(keeper: Arc<Keeper>, claim: Arc<Claim>, ttl: Duration) -> Self {
+        Self { round: Round::new(), keeper, claim, ttl }
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        // The owner token alone tells what a claim that was never held must release, unless the caller chose it.
+        let is_of_use = self.claim.was_held() || self.claim.undo != Undo::Everything;
+        if is_of_use && !self.round.is_over() {
+            let round = std::mem::replace(&mut self.round, Round::new());
+            self.keeper.finish(see_through(round, self.claim.clone(), self.ttl));
+        }
+    }
 }
 
 /// Notes the late answers of a round that is decided.

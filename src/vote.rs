@@ -1,5 +1,7 @@
 //! A vote: what one node has said of a claim, and until when that may be relied on.
 
+use std::ops::Range;
+
 use tokio::time::Instant;
 
 use crate::node::Answer;
@@ -17,6 +19,8 @@ pub(crate) struct Vote {
     refused: Option<Refused>,
     /// How often the key was put back there.
     heals: u32,
+    /// How often a release found the owner's lock there, but under another token.
+    puzzles: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,17 @@ impl Vote {
         (self.token, self.until) = (None, None);
     }
 
+    /// Notes the counter beside a lock of the owner's, of which it is not known whether it is this claim's. Returns
+    /// whether that is to be found out by another release.
+    pub(crate) fn take_for_ours(&mut self, token: u64, ours: Range<u64>) -> bool {
+        // What the node granted may be told yet, by an answer that is on its way. No later claim was granted these.
+        if self.token.is_none() && ours.contains(&token) {
+            self.token = Some(token);
+        }
+        self.puzzles += 1;
+        self.token.is_none_or(|known| known == token) && self.puzzles <= MOST_PUZZLES
+    }
+
     /// Whether the node said last that the lock there is not ours.
     pub(crate) const fn is_refusal(&self) -> bool {
         self.refused.is_some()
@@ -63,5 +78,6 @@ impl Vote {
     }
 }
 
+const MOST_PUZZLES: u32 = 3;
 /// How often one lock is put back on one node: enough for restarts.
 const MOST_HEALS: u32 = 16;

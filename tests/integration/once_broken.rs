@@ -163,6 +163,7 @@ async fn a_release_whose_answer_was_lost_with_its_connection_is_confirmed(site: 
     let builder = LockManager::quorum(proxies.iter().map(Proxy::url));
     let manager = builder.node_timeout(secs(10)).release_timeout(secs(10)).build().unwrap();
     manager.lock("warm").await.unwrap().release().await.unwrap();
+    site.empties("warm").await;
     let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
     eventually("all have it", async || site.lock_keys().len() == site.all().len()).await;
     proxies.iter().for_each(Proxy::swallow_replies);

@@ -54,8 +54,9 @@ async fn a_restarted_minority_is_not_healed_before_its_time() {
     let (site, events) = (Site::servers(3), Events::default());
     let owner = OwnerToken::new("us").unwrap();
     let request = site.manager().lock("k").owner(owner.clone()).ttl(secs(600));
-    request.await.unwrap().forget();
+    let held = request.await.unwrap();
     eventually("all have it", async || site.lock_keys().len() == 3).await;
+    held.forget();
     let quarantined = site.builder().restart_quarantine(secs(86_400)).build().unwrap();
     let request = quarantined.lock("k").owner(owner).ttl(secs(600)).on_renewal(events.listener());
     let guard = request.auto_renew_every(millis(20)).acquire_or_extend().await.unwrap();
