@@ -13,13 +13,12 @@ use std::{
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
-    claim::Claim,
+    claim::{Claim, Release},
     clock,
     error::NodeError,
     key::Key,
     node::{Answer, Command, Hear, Link, Listening, Node, Notice},
     offer::Undo,
-    release::Release,
     retry::below,
     round::Round,
     settings::Settings,

@@ -90,7 +90,6 @@ mod node;
 mod offer;
 mod preflight;
 mod random;
-mod release;
 mod renewal;
 mod request;
 mod retry;
@@ -105,7 +104,6 @@ mod terms;
 mod ticket;
 mod token;
 mod validity;
-mod vote;
 mod waiting;
 
 #[cfg(test)]

@@ -3,6 +3,11 @@
 //! It exists before the first byte is sent. An acquire, a guard and the keeper share it; whoever learns
 //! something from a node notes it here, and every judgement is made here.
 
+mod hold;
+mod release;
+mod vote;
+mod withdrawal;
+
 use std::{
     fmt,
     sync::{Mutex, OnceLock},
@@ -12,17 +17,16 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::Span;
 
+pub(crate) use self::{hold::Extension, release::Release};
+use self::{hold::Held, vote::Vote};
 use crate::{
     clock,
-    error::{LossReason, NodeError, Result},
-    metrics,
+    error::{LossReason, Result},
     node::{Answer, Command, Touch, Trail},
     offer::{Offer, Renewal, Undo},
-    release::Release,
     sync::lock,
     token::FencingToken,
     validity::{ClockDrift, quorum, supported_by},
-    vote::Vote,
 };
 
 /// Everything known about one attempt to lock, and about the lock it became.
@@ -54,20 +58,6 @@ struct State {
     spared_from: u64,
     /// The span of the lock's life; closed with it.
     span: Span,
-}
-
-struct Held {
-    token: u64,
-    ttl: Duration,
-    since: Instant,
-    /// For how long the key stays at least, though the lock may be released before.
-    min_hold: Duration,
-    /// It is not renewed any more.
-    is_stopped: bool,
-    valid_until: Instant,
-    lost: Option<LossReason>,
-    /// Whether the loss was told to `on_renewal` and the log.
-    loss_told: bool,
 }
 
 impl Claim {
@@ -174,17 +164,7 @@ impl Claim {
         let since = clock::now();
         let supported = state.supported(self.quorum).filter(|until| *until > since);
         let Some(valid_until) = supported else { return false };
-        state.held = Some(Held {
-            token,
-            ttl,
-            since,
-            min_hold: Duration::ZERO,
-            is_stopped: false,
-            valid_until,
-            lost: None,
-            loss_told: false,
-        });
-        metrics::held();
+        state.held = Some(Held::new(token, ttl, since, valid_until));
         state.span = span;
         true
     }
@@ -236,9 +216,7 @@ impl Claim {
     /// The loss, if there is one that nobody was told yet.
     pub(crate) fn take_untold_loss(&self) -> Option<LossReason> {
         let mut state = lock(&self.state);
-        let reason = state.judge(clock::now())?;
-        let held = state.held.as_mut()?;
-        (!std::mem::replace(&mut held.loss_told, true)).then_some(reason)
+        state.held.as_mut()?.take_untold_loss(clock::now())
     }
 
     /// Notes the TTL of an extend that a majority confirmed.
@@ -260,15 +238,10 @@ impl Claim {
 
     /// For how long a renewal extends the lock from `now` on. `None`: it may be held no longer than it is.
     pub(crate) fn next_extension(&self, now: Instant) -> Option<Extension> {
-        let ttl = self.ttl();
         let Some(max_hold) = self.renewal().and_then(|renewal| renewal.max_hold) else {
-            return Some(Extension { ttl, is_last: false });
+            return Some(Extension { ttl: self.ttl(), is_last: false });
         };
-        let held = self.held(|held| (held.since, held.valid_until, held.is_stopped));
-        let (since, valid_until, _) = held.filter(|(.., is_stopped)| !is_stopped)?;
-        let left = max_hold.saturating_sub(now.saturating_duration_since(since));
-        let extension = Extension { ttl: ttl.min(left), is_last: left <= ttl };
-        (self.drift.deadline(now, extension.ttl) > valid_until).then_some(extension)
+        self.held(|held| held.last_extension(now, max_hold, self.drift))?
     }
 
     /// Counts the hold from now on.
@@ -314,120 +287,9 @@ impl Claim {
         lock(&self.state).span.clone()
     }
 
-    /// Ends everything but the release: from here on nothing else is sent.
-    pub(crate) fn withdraw(&self) {
-        self.trail.withdraw();
-        let mut state = lock(&self.state);
-        if state.release.is_none() {
-            let was_held = state.held.is_some();
-            let lost = state.judge(clock::now());
-            // A closed manager does not shorten what its nodes have granted.
-            let is_valid = was_held && matches!(lost, None | Some(LossReason::Closed));
-            if let Undo::GrantedSince(proposal) = self.undo {
-                // Later claims propose more, so that this release, however late it arrives, takes no lock of
-                // theirs for its own.
-                state.highest = proposal.max(clock::proposal());
-            }
-            let may_hold = |node| self.must_release(node, was_held, &state.votes[node]);
-            let asked = (0..state.votes.len()).map(may_hold);
-            let token = state.held.as_ref().map_or(0, |held| held.token);
-            state.release = Some(Release::new(asked, is_valid, token));
-            if let Some(Held { since, min_hold, .. }) = state.held {
-                metrics::let_go(clock::now().saturating_duration_since(since));
-                state.kept_until = is_valid.then(|| since + min_hold);
-                state.ends = state.ends.max(state.kept_until.unwrap_or(state.ends));
-            }
-        }
-        let span = std::mem::replace(&mut state.span, Span::none());
-        drop(state);
-        drop(span);
-    }
-
-    /// Whether a node may hold a key that this claim must delete.
-    fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
-        let is_ours = was_held || self.undo != Undo::Nothing;
-        let is_clear = vote.is_refusal() && self.trail.is_answered(node);
-        // A lock that was taken over may also lie where this claim never got through.
-        let may_hold = self.trail.may_hold(node) || self.undo == Undo::Nothing;
-        is_ours && !is_clear && may_hold
-    }
-
-    /// The command that releases the lock or undoes the attempt at a node. A failed attempt announces nothing,
-    /// since nobody waits for it.
-    pub(crate) fn release_command(&self, node: usize) -> Command {
-        let state = lock(&self.state);
-        let held = state.held.as_ref().map(|held| held.token);
-        let kept = state.kept_until.map(|until| until.saturating_duration_since(clock::now()));
-        let tokens = self.tokens_at(&state, node, held);
-        Command::Release { held, tokens, keep: kept.filter(|kept| !kept.is_zero()) }
-    }
-
-    /// The fencing counters with which the key at a node is this claim's, if the owner token does not say it.
-    fn tokens_at(&self, state: &State, node: usize, held: Option<u64>) -> Option<(u64, u64)> {
-        let vote = &state.votes[node];
-        match (self.undo, vote.token) {
-            (Undo::Everything, _) => None,
-            (_, Some(token)) => {
-                let held = held.unwrap_or(token);
-                Some((token.min(held), token.max(held).max(vote.raised)))
-            }
-            (Undo::GrantedSince(proposal), None) => {
-                Some((proposal, state.highest.min(state.spared_from - 1)))
-            }
-            (Undo::Nothing, None) => {
-                // A counter that is behind is that of a grant which was not raised. One that is ahead may be
-                // another lock's of this owner, once this one has ended.
-                let (token, until) =
-                    state.held.as_ref().map(|held| (held.token, held.valid_until))?;
-                Some((0, if clock::now() < until { u64::MAX } else { token }))
-            }
-        }
-    }
-
-    /// Spares what a later claim of the same owner is granted from `proposal` on. Returns the nodes that it
-    /// must not ask at all, since an undo may reach them behind its back.
-    pub(crate) fn spare_from(&self, proposal: u64) -> Vec<usize> {
-        let mut state = lock(&self.state);
-        state.spared_from = state.spared_from.min(proposal);
-        let Some(release) = &mut state.release else { return Vec::new() };
-        let open = release.open();
-        let is_unsafe =
-            |node: &usize| release.has_failed_at(*node) || self.trail.is_on_retired_line(*node);
-        open.into_iter().filter(is_unsafe).collect()
-    }
-
     /// No node keeps the key longer than this.
     pub(crate) fn ends(&self) -> Instant {
         lock(&self.state).ends
-    }
-
-    /// Whether its release leaves the key in place for now.
-    pub(crate) fn is_kept(&self) -> bool {
-        lock(&self.state).kept_until.is_some_and(|until| clock::now() < until)
-    }
-
-    /// The nodes that may still hold the key, once the claim is withdrawn.
-    pub(crate) fn to_release(&self) -> Vec<usize> {
-        self.with_release(Release::open).unwrap_or_default()
-    }
-
-    /// Notes a node's answer to the release. Returns whether it was an answer, with which the node is settled.
-    pub(crate) fn note_release(&self, node: usize, answer: Result<Answer, NodeError>) -> bool {
-        let mut state = lock(&self.state);
-        // The grant was above all that could be foreseen, beside a counter that was ahead of our clock. Once it is
-        // known, it is released by its very token.
-        if let (Ok(Answer::Ours { token, .. }), Undo::GrantedSince(proposal)) = (&answer, self.undo)
-        {
-            let ours = proposal..state.spared_from;
-            if state.votes[node].take_for_ours(*token, ours) {
-                return false;
-            }
-        }
-        let is_answer = answer.is_ok();
-        if let Some(release) = &mut state.release {
-            release.note(node, answer);
-        }
-        is_answer
     }
 
     /// Reads or changes how the release stands, if it has begun.
@@ -440,29 +302,10 @@ impl Claim {
     }
 }
 
-/// What the next renewal is to do.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Extension {
-    pub(crate) ttl: Duration,
-    /// The lock may be held no longer than that.
-    pub(crate) is_last: bool,
-}
-
-impl Held {
-    fn lose(&mut self, reason: LossReason) {
-        self.lost = Some(reason);
-        metrics::lost(reason);
-    }
-}
-
 impl State {
     /// Whether the lock is lost by `now`; a loss is for ever.
     fn judge(&mut self, now: Instant) -> Option<LossReason> {
-        let held = self.held.as_mut()?;
-        if held.lost.is_none() && now >= held.valid_until {
-            held.lose(LossReason::Expired);
-        }
-        held.lost
+        self.held.as_mut()?.judge(now)
     }
 
     /// Counts the votes anew. Returns whether that changes anything for those who watch.
