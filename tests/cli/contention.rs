@@ -83,3 +83,15 @@ async fn two_commands_never_run_at_once() {
         scene.read("tokens").lines().map(|token| token.parse().unwrap()).collect();
     assert!(tokens.len() == 4 && tokens.is_sorted(), "{tokens:?}");
 }
+
+#[tokio::test]
+async fn a_short_command_runs_once_within_its_shortest_hold() {
+    let servers = Server::group(3);
+    let args = ["run", "--no-wait", "--min-hold", "60s", "k", "--", "echo", "ran"];
+    on(&servers, &args).await.is(0).prints("ran\n");
+    let late = on(&servers, &args).await;
+    late.is(75).says("(released) for another ");
+    assert_eq!(late.out, "");
+    let too_long = ["run", "--min-hold", "25h", "k", "--", "true"];
+    on(&servers, &too_long).await.is(64).says("min_hold");
+}

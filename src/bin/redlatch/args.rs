@@ -137,6 +137,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) grace: Option<Duration>,
 
+    /// Keep the lock at least this long, even if the command takes less [default: not]
+    ///
+    /// For a job that several machines start at the same minute, and that takes less time than their clocks differ
+    /// by: it runs once. Combine it with --no-wait.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) min_hold: Option<Duration>,
+
     /// The command and its arguments
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,

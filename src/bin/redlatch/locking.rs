@@ -55,6 +55,7 @@ fn request(run: &Run, manager: &LockManager, reporter: &Reporter) -> Result<Lock
     }
     let interval = (run.ttl / 3).min(run.ttl.saturating_sub(grace) / 2);
     let request = manager.lock(&run.key).ttl(run.ttl).owner(owner::new()?);
+    let request = request.min_hold(run.min_hold.unwrap_or_default());
     let (reporter, failing) = (reporter.clone(), AtomicBool::new(false));
     Ok(request.auto_renew_every(interval).on_renewal(move |event| {
         if let Some(event) = news(event, &failing) {

@@ -13,6 +13,10 @@ pub(crate) fn new() -> Result<OwnerToken> {
 
 /// What may be shown of a token: host and process id if it is one of ours, else its first characters.
 pub(crate) fn shown(token: &OwnerToken) -> String {
+    // What a key holds that was released, but is kept for a while.
+    if let Some(name) = token.as_str().strip_suffix(":released").and_then(name) {
+        return format!("{} (released)", text::printable(name));
+    }
     text::printable(name(token.as_str()).unwrap_or(&token.to_string()))
 }
 
