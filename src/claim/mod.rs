@@ -127,14 +127,14 @@ impl Claim {
         yes.is_some()
     }
 
-    /// Whether a key with our owner token is the lock that is held. A chosen owner token may have been used
-    /// for another lock since; then the fencing counter there has moved.
+    /// Whether a key with our owner token is this claim's lock. A chosen owner token may have been used for another
+    /// before, which was not granted to this claim, or since; then the fencing counter there has moved.
     fn is_same_lock(&self, state: &State, node: usize, token: u64) -> bool {
-        match &state.held {
-            Some(held) if self.undo != Undo::Everything => {
-                token == held.token || Some(token) == state.votes[node].token
-            }
-            _ => true,
+        let known = state.votes[node].token;
+        match (&state.held, self.undo) {
+            (_, Undo::Everything) | (None, Undo::Nothing) => true,
+            (None, Undo::GrantedSince(_)) => known.is_some(),
+            (Some(held), _) => token == held.token || known == Some(token),
         }
     }
 

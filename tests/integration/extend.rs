@@ -230,6 +230,7 @@ async fn a_lock_once_lost_cannot_be_extended(site: Site) {
 
 async fn extend_is_refused_by_restarted_servers(site: Site) {
     let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == site.all().len()).await;
     site.all().iter().for_each(Server::restart);
     let error = within(guard.extend(secs(600))).await.unwrap_err();
     assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");

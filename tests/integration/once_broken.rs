@@ -266,6 +266,24 @@ async fn an_adopted_lock_is_released_where_the_counter_is_behind_too() {
 }
 
 #[tokio::test]
+async fn a_refused_attempt_keeps_the_owners_lock_where_the_answer_came_late() {
+    let site = Site::servers(3);
+    let held = site.manager().lock("k").owner(owner()).ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    let slow = Proxy::start(&site.all()[2]);
+    let urls = [site.all()[0].url(), site.all()[1].url(), slow.url()];
+    let builder = LockManager::quorum(urls).node_timeout(BOUND).release_timeout(BOUND);
+    let manager = builder.build().unwrap();
+    drop(manager.ping().await);
+    slow.delay_replies(millis(100));
+    let request = manager.lock("k").owner(owner()).ttl(secs(600));
+    assert!(within(request.try_acquire()).await.unwrap_err().is_contended());
+    assert_eq!(within(manager.close()).await, 0);
+    assert_eq!(site.lock_keys().len(), 3);
+    held.release().await.unwrap();
+}
+
+#[tokio::test]
 async fn close_does_not_wait_for_a_key_that_is_no_lock() {
     let site = Site::servers(3);
     for server in site.all() {
