@@ -220,7 +220,8 @@ impl Worker {
 
     /// The owner token that this worker chooses when it chooses.
     fn owner(&self) -> OwnerToken {
-        let name = format!("chosen-{}.{}", self.me().process.name, self.number);
+        // Two workers of a process share one.
+        let name = format!("chosen-{}.{}", self.me().process.name, self.number / 2);
         OwnerToken::new(name).expect("it is short")
     }
 

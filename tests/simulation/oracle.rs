@@ -203,7 +203,9 @@ impl Oracle {
             valid.push((&held.key, &held.owner, held.token));
         }
         let clash = valid.iter().enumerate().find_map(|(at, one)| {
-            let other = valid[..at].iter().find(|other| other.0 == one.0 && other.1 != one.1)?;
+            // Guards of one owner may share one lock, but no more than that.
+            let is_other = |other: &&(_, _, _)| (other.1, other.2) != (one.1, one.2);
+            let other = valid[..at].iter().find(|other| other.0 == one.0 && is_other(other))?;
             Some(format!("{}: {} and {} are valid at once", one.0, short(one.2), short(other.2)))
         });
         drop(locked);

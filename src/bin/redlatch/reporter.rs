@@ -55,8 +55,10 @@ impl Flushed {
 }
 
 fn write(lines: &Receiver<String>) {
-    for line in lines {
-        if writeln!(std::io::stderr(), "{line}").is_err() {
+    for mut line in lines {
+        // In one write, since the command may write there too.
+        line.push('\n');
+        if std::io::stderr().write_all(line.as_bytes()).is_err() {
             return;
         }
     }
