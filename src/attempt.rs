@@ -70,6 +70,7 @@ pub(crate) async fn attempt(
     // is above it and an undo cannot take one for the other.
     let seen = look(keeper, &wish.key, owner, wish.joins).await;
     if let Some(token) = seen.held
+        && !keeper.ledger.is_being_released(&wish.key, owner, token)
         && let Some(armed) = join(keeper, wish, owner, token).await?
     {
         return Ok(armed);
@@ -217,6 +218,15 @@ impl<'a> Election<'a> {
         let was_raised = self.reports[node] != Report::Awaited;
         self.reports[node] = Report::Out;
         let answer = match answer {
+            // On its way to a cluster an acquire may be carried out twice: a lock above all that was seen was granted
+            // the first time.
+            Ok(Answer::Ours { token, .. })
+                if !was_raised
+                    && token >= self.proposal
+                    && self.ledger.nodes[node].is_cluster() =>
+            {
+                Answer::Granted { token }
+            }
             // An acquire does not share what a chosen owner holds already.
             Ok(Answer::Ours { expires_in, .. })
                 if !was_raised && self.claim.undo != Undo::Everything =>

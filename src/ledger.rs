@@ -17,7 +17,7 @@ use crate::{
     clock,
     error::NodeError,
     key::Key,
-    node::{Answer, Command, Hear, Link, Listening, Node, Notice},
+    node::{Answer, Command, Hear, Link, Listening, Node, Notice, Trail},
     offer::Undo,
     retry::below,
     round::Round,
@@ -161,6 +161,15 @@ impl Ledger {
         if claim.undo != Undo::Everything {
             lock(&self.owed).push(claim.clone());
         }
+    }
+
+    /// Whether an owner's lock is about to end, so that nobody must take it over: what is released here ends for
+    /// all who share it.
+    pub(crate) fn is_being_released(&self, key: &Key, owner: &OwnerToken, token: u64) -> bool {
+        lock(&self.owed).iter().any(|claim| {
+            let Trail { key: its, owner: its_owner, .. } = &claim.trail;
+            its.name == key.name && its_owner == owner && claim.fencing_token().get() == token
+        })
     }
 
     /// The nodes that must not be asked for a new lock of this owner yet, since an earlier one may still be

@@ -67,12 +67,23 @@ impl Release {
         matches!(self.nodes[node], Settled::Silent | Settled::Broken)
     }
 
-    /// Notes a node's answer.
-    pub(crate) fn note(&mut self, node: usize, answer: Result<Answer, NodeError>) {
+    /// Notes a node's answer; `is_in_time`: it came before the end of the lock's validity.
+    pub(crate) fn note(
+        &mut self,
+        node: usize,
+        answer: Result<Answer, NodeError>,
+        is_in_time: bool,
+    ) {
         self.errors.retain(|(other, _)| *other != node);
         self.nodes[node] = match answer {
             Ok(Answer::Deleted) => Settled::Deleted,
             Ok(Answer::GoneBeside { token }) if self.was_deleted_at(node, token) => {
+                Settled::Deleted
+            }
+            // The release before, which went unanswered, let the next one in.
+            Ok(Answer::Refused { holder: counter, .. })
+                if is_in_time && self.was_deleted_at(node, counter.parse().unwrap_or(0)) =>
+            {
                 Settled::Deleted
             }
             Ok(_) => Settled::NotOurs,
@@ -177,9 +188,9 @@ mod tests {
     #[test]
     fn a_majority_of_deletions_is_a_release() {
         let mut release = release([true; 3], true);
-        release.note(0, Ok(Answer::Deleted));
+        release.note(0, Ok(Answer::Deleted), true);
         assert!(release.verdict("k").is_none());
-        release.note(2, Ok(Answer::Deleted));
+        release.note(2, Ok(Answer::Deleted), true);
         assert!(release.verdict("k").unwrap().is_ok());
         assert_eq!(release.open(), [1]);
     }
@@ -187,7 +198,7 @@ mod tests {
     #[test]
     fn a_majority_without_the_key_is_not_held() {
         let mut release = release([true, true, false], true);
-        release.note(0, Ok(Answer::GoneBeside { token: 0 }));
+        release.note(0, Ok(Answer::GoneBeside { token: 0 }), true);
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 
@@ -195,9 +206,9 @@ mod tests {
     fn a_split_majority_goes_by_the_deadline() {
         for was_valid in [true, false] {
             let mut release = release([true; 3], was_valid);
-            release.note(0, Ok(Answer::Deleted));
-            release.note(1, Ok(Answer::GoneBeside { token: 0 }));
-            release.note(2, failed());
+            release.note(0, Ok(Answer::Deleted), true);
+            release.note(1, Ok(Answer::GoneBeside { token: 0 }), true);
+            release.note(2, failed(), true);
             assert!(release.verdict("k").is_none());
             release.end_pass();
             assert_eq!(release.verdict("k").unwrap().is_ok(), was_valid);
@@ -208,8 +219,8 @@ mod tests {
     fn a_key_gone_after_an_unanswered_release_was_deleted_by_it() {
         let mut release = release([true; 3], true);
         for node in 0..2 {
-            release.note(node, silent());
-            release.note(node, Ok(Answer::GoneBeside { token: 0 }));
+            release.note(node, silent(), true);
+            release.note(node, Ok(Answer::GoneBeside { token: 0 }), true);
         }
         assert!(release.verdict("k").unwrap().is_ok());
     }
@@ -218,10 +229,10 @@ mod tests {
     fn a_key_gone_after_a_broken_connection_may_have_been_lost_before() {
         let mut release = release([true; 3], true);
         for node in 0..2 {
-            release.note(node, silent());
-            release.note(node, failed());
-            release.note(node, silent());
-            release.note(node, Ok(Answer::GoneBeside { token: 0 }));
+            release.note(node, silent(), true);
+            release.note(node, failed(), true);
+            release.note(node, silent(), true);
+            release.note(node, Ok(Answer::GoneBeside { token: 0 }), true);
         }
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
@@ -230,8 +241,8 @@ mod tests {
     fn a_key_gone_beside_its_counter_was_deleted_before_the_connection_broke() {
         let mut release = release([true; 3], true);
         for node in 0..2 {
-            release.note(node, failed());
-            release.note(node, Ok(Answer::GoneBeside { token: 7 }));
+            release.note(node, failed(), true);
+            release.note(node, Ok(Answer::GoneBeside { token: 7 }), true);
         }
         assert!(release.verdict("k").unwrap().is_ok());
     }
@@ -239,8 +250,8 @@ mod tests {
     #[test]
     fn a_node_that_was_never_asked_has_not_answered() {
         let mut release = release([true, true, false], true);
-        release.note(0, Ok(Answer::Deleted));
-        release.note(1, silent());
+        release.note(0, Ok(Answer::Deleted), true);
+        release.note(1, silent(), true);
         release.end_pass();
         assert!(release.verdict("k").is_none());
     }
@@ -248,11 +259,39 @@ mod tests {
     #[test]
     fn without_a_majority_it_is_unavailable() {
         let mut release = release([true; 3], true);
-        release.note(0, Ok(Answer::Deleted));
-        (1..3).for_each(|node| release.note(node, failed()));
+        release.note(0, Ok(Answer::Deleted), true);
+        (1..3).for_each(|node| release.note(node, failed(), true));
         release.end_pass();
         assert!(release.verdict("k").is_none());
         let error = release.unavailable("k");
         assert!(matches!(error, Error::Unavailable { needed: 2, reached: 1, .. }), "{error:?}");
+    }
+
+    fn refused(counter: &str) -> Result<Answer, NodeError> {
+        Ok(Answer::Refused { expires_in: None, holder: counter.into() })
+    }
+
+    #[test]
+    fn the_next_owner_shows_that_an_unanswered_release_deleted_the_key() {
+        for (cause, counter, is_in_time, is_ours) in [
+            (silent(), "8", true, true),
+            (silent(), "8", false, false),
+            (failed(), "8", true, true),
+            (failed(), "6", true, false),
+        ] {
+            let mut release = release([true; 3], true);
+            for node in 0..2 {
+                release.note(node, cause.clone(), true);
+                release.note(node, refused(counter), is_in_time);
+            }
+            assert_eq!(release.verdict("k").unwrap().is_ok(), is_ours, "{cause:?} {counter}");
+        }
+    }
+
+    #[test]
+    fn another_owner_at_the_first_answer_is_no_release() {
+        let mut release = release([true; 3], true);
+        (0..2).for_each(|node| release.note(node, refused("8"), true));
+        assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 }

@@ -1,7 +1,5 @@
 //! A vote: what one node has said of a claim, and until when that may be relied on.
 
-use std::ops::Range;
-
 use tokio::time::Instant;
 
 use crate::node::Answer;
@@ -46,13 +44,10 @@ impl Vote {
         (self.token, self.until) = (None, None);
     }
 
-    /// Notes the counter beside a lock of the owner's, of which it is not known whether it is this claim's. Returns
-    /// whether that is to be found out by another release.
-    pub(crate) fn take_for_ours(&mut self, token: u64, ours: Range<u64>) -> bool {
-        // What the node granted may be told yet, by an answer that is on its way. No later claim was granted these.
-        if self.token.is_none() && ours.contains(&token) {
-            self.token = Some(token);
-        }
+    /// Whether a lock of the owner's under this token, which a release has found, is to be looked at again: it is
+    /// this claim's by an answer that has come since, or that may be on its way. The release alone does not tell,
+    /// since others may have the same owner token.
+    pub(crate) fn may_be_ours(&mut self, token: u64) -> bool {
         self.puzzles += 1;
         self.token.is_none_or(|known| known == token) && self.puzzles <= MOST_PUZZLES
     }

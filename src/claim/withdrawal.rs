@@ -36,7 +36,6 @@ impl Claim {
             if let Some(Held { since, min_hold, .. }) = state.held {
                 metrics::let_go(clock::now().saturating_duration_since(since));
                 state.kept_until = is_valid.then(|| since + min_hold);
-                state.ends = state.ends.max(state.kept_until.unwrap_or(state.ends));
             }
         }
         let span = mem::replace(&mut state.span, Span::none());
@@ -112,16 +111,15 @@ impl Claim {
         let mut state = lock(&self.state);
         // The grant was above all that could be foreseen, beside a counter that was ahead of our clock. Once it is
         // known, it is released by its very token.
-        if let (Ok(Answer::Ours { token, .. }), Undo::GrantedSince(proposal)) = (&answer, self.undo)
+        if let (Ok(Answer::Ours { token, .. }), Undo::GrantedSince(_)) = (&answer, self.undo)
+            && state.votes[node].may_be_ours(*token)
         {
-            let ours = proposal..state.spared_from;
-            if state.votes[node].take_for_ours(*token, ours) {
-                return false;
-            }
+            return false;
         }
-        let is_answer = answer.is_ok();
+        let (is_answer, now) = (answer.is_ok(), clock::now());
+        let is_in_time = state.held.as_ref().is_some_and(|held| now < held.valid_until);
         if let Some(release) = &mut state.release {
-            release.note(node, answer);
+            release.note(node, answer, is_in_time);
         }
         is_answer
     }

@@ -56,7 +56,7 @@ pub(crate) enum Answer {
     Granted { token: u64 },
     /// The lock was the owner's before.
     Ours { token: u64, expires_in: Duration },
-    /// The lock is another owner's; `holder` tells holders apart.
+    /// The lock is another owner's; `holder` tells holders apart, and is the fencing counter to a release.
     Refused { expires_in: Option<Duration>, holder: String },
     /// There is no lock.
     Gone,

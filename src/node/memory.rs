@@ -232,7 +232,10 @@ impl Kept {
             }
             _ => match self.refusal(names.lock, now) {
                 Answer::Gone => Answer::GoneBeside { token: self.token(names.fence) },
-                refusal => refusal,
+                Answer::Refused { expires_in, .. } => {
+                    Answer::Refused { expires_in, holder: self.token(names.fence).to_string() }
+                }
+                other => other,
             },
         }
     }

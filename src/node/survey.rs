@@ -1,5 +1,7 @@
 //! Asking a node about itself and about what its user may do. Nothing is written there.
 
+use std::collections::HashMap;
+
 use deadpool_redis::redis::{Cmd, FromRedisValue, Value, cmd, from_redis_value};
 
 use super::{
@@ -70,9 +72,13 @@ impl Questions<'_> {
             let time = seconds.saturating_mul(1_000_000).saturating_add(micros);
             server.clock = Some(Clock::read(time, start, end));
         }
-        let appendfsync = self.asks_for_fsync.then(|| match next().and_then(read::<Vec<String>>) {
-            Ok(mut pair) => pair.pop().ok_or_else(|| Failure::Shape.to_string()),
-            Err(failure) => Err(failure.to_string()),
+        let appendfsync = self.asks_for_fsync.then(|| {
+            // A list of pairs, or a map.
+            let settings = next().and_then(read::<HashMap<String, String>>);
+            let setting = settings.map(|mut settings| settings.remove("appendfsync"));
+            setting
+                .and_then(|found| found.ok_or(Failure::Shape))
+                .map_err(|failure| failure.to_string())
         });
         Ok(Facts { servers, silence, appendfsync, rights })
     }

@@ -95,3 +95,12 @@ async fn a_short_command_runs_once_within_its_shortest_hold() {
     let too_long = ["run", "--min-hold", "25h", "k", "--", "true"];
     on(&servers, &too_long).await.is(64).says("min_hold");
 }
+
+#[tokio::test]
+async fn a_command_that_cannot_start_keeps_nobody_out() {
+    let servers = Server::group(3);
+    let args = ["run", "--no-wait", "--min-hold", "60s", "k", "--", "/nowhere/to/be/found"];
+    on(&servers, &args).await.is(127);
+    let kept = servers.iter().filter(|server| server.get("k").is_some()).count();
+    assert!(kept <= 1, "a majority is free again");
+}

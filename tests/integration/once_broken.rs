@@ -343,3 +343,43 @@ async fn connect_in_vain() {
         manager.lock("k").try_acquire().await.unwrap_err();
     }
 }
+
+/// Through another manager, or by another process, the owner may have taken a lock since.
+#[tokio::test]
+async fn an_undo_that_goes_on_keeps_what_the_owner_got_through_another_manager() {
+    let site = Site::servers(1);
+    let proxy = Proxy::start(&site.all()[0]);
+    let builder = LockManager::single(proxy.url()).node_timeout(millis(200));
+    let first = builder.build().unwrap();
+    first.lock("warm").await.unwrap().release().await.unwrap();
+    proxy.swallow_replies();
+    let request = || first.lock("k").owner(owner()).ttl(secs(600));
+    // It is granted, and nobody hears of that; the release that follows is carried out as well.
+    within(request().try_acquire()).await.unwrap_err();
+    eventually("it is undone", async || site.lock_keys().is_empty()).await;
+    let other = site.manager();
+    let guard = other.lock("k").owner(owner()).ttl(secs(600)).await.unwrap();
+    proxy.heal();
+    proxy.cut();
+    assert_eq!(within(first.close()).await, 0);
+    guard.extend(secs(600)).await.expect("it is held");
+}
+
+#[tokio::test]
+async fn a_lock_whose_release_goes_on_is_not_taken_over() {
+    let site = Site::servers(1);
+    let proxy = Proxy::start(&site.all()[0]);
+    let builder = LockManager::single(proxy.url()).node_timeout(millis(200));
+    let builder = builder.release_timeout(millis(300)).outage_retries(100);
+    let manager = builder.build().unwrap();
+    let request = || manager.lock("k").owner(owner()).ttl(secs(600));
+    let first = request().acquire_or_extend().await.unwrap();
+    let token = first.fencing_token();
+    proxy.swallow_requests();
+    assert!(first.release().await.unwrap_err().is_unavailable());
+    proxy.heal();
+    proxy.cut();
+    let second = within(request().acquire_or_extend()).await.unwrap();
+    assert!(second.fencing_token() > token, "the release would end it");
+    second.extend(secs(600)).await.expect("it is held");
+}

@@ -61,12 +61,17 @@ fn start(cli: Cli, reporter: &Reporter) -> u8 {
     #[cfg(feature = "cli-tls")]
     let _chosen = rustls::crypto::ring::default_provider().install_default();
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(async {
-            match nodes::manager(&cli.options) {
-                Ok(manager) => perform(cli, &manager, reporter).await,
-                Err(failure) => fail(&failure, reporter),
-            }
-        }),
+        Ok(runtime) => {
+            let code = runtime.block_on(async {
+                match nodes::manager(&cli.options) {
+                    Ok(manager) => perform(cli, &manager, reporter).await,
+                    Err(failure) => fail(&failure, reporter),
+                }
+            });
+            // Not dropped: that would wait for a name server that does not answer.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             reporter.say(&Event::failed(error.to_string(), exit::OS_ERROR));
             exit::OS_ERROR

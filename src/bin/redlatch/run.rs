@@ -27,7 +27,7 @@ pub(crate) async fn run(run: Run, manager: &LockManager, reporter: &Reporter) ->
     };
     let acquired = locking::acquire(&run, manager, &mut signals, reporter).await;
     match acquired {
-        Ok(guard) => hold(&run, guard, &mut signals, reporter).await,
+        Ok(guard) => hold(&run, guard, manager, &mut signals, reporter).await,
         Err(Stop::Failure(failure)) => not_acquired(&run, &failure, manager, reporter).await,
         Err(Stop::Signal(signal)) => {
             reporter.say(&Event::Interrupted { key: run.key, signal: signal.as_raw() });
@@ -37,14 +37,26 @@ pub(crate) async fn run(run: Run, manager: &LockManager, reporter: &Reporter) ->
 }
 
 /// Runs the command under the lock, and releases it.
-async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals, reporter: &Reporter) -> u8 {
+async fn hold(
+    run: &Run,
+    guard: LockGuard,
+    manager: &LockManager,
+    signals: &mut Signals,
+    reporter: &Reporter,
+) -> u8 {
     // First, lest it comes while the command starts.
     let started = signals.also_catch(SUSPENDING).and_then(|()| Child::start(&run.command, &guard));
     let child = match started {
         Ok(child) => child,
         Err(error) => {
             reporter.say(&not_started(run, &error));
-            return release(guard, exit::not_started(&error), reporter).await;
+            let guard =
+                if run.min_hold.is_some() { unkept(guard, manager).await } else { Ok(guard) };
+            return match guard {
+                Ok(guard) => release(guard, exit::not_started(&error), reporter).await,
+                // Its TTL ends it.
+                Err(_) => exit::not_started(&error),
+            };
         }
     };
     let terminal = Terminal::open();
@@ -55,6 +67,12 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals, reporter: &Rep
         // What is left of the lock is dropped: the next one need not wait for its end.
         Outcome::Lost => exit::LOST,
     }
+}
+
+/// The lock without its shortest hold, which a command that was never started has not earned: a guard that is handed
+/// over loses it.
+async fn unkept(guard: LockGuard, manager: &LockManager) -> redlatch::Result<LockGuard> {
+    manager.adopt(guard.into_ticket()).await
 }
 
 /// Releases the lock of a command that has ended by itself.

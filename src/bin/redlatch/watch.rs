@@ -95,7 +95,9 @@ impl Watch<'_> {
     async fn end_group(&self) {
         let last = self.guard.valid_until().checked_sub(reserve(self.grace));
         let now = Instant::now();
-        let kill_at = last.map_or(now, |last| last.min(now + self.grace));
+        // What was taken away may be somebody else's by now.
+        let farewell = if self.guard.is_valid() { self.grace } else { reserve(self.grace) };
+        let kill_at = last.map_or(now, |last| last.min(now + farewell));
         if !self.child.end(kill_at).await {
             self.reporter.say(&Event::NotKilled { key: self.key() });
         }

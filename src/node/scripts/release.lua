@@ -3,7 +3,7 @@
 --                           ms after which it is to end by itself (0: now),
 --                           and, where the owner may have another lock: lowest and highest fencing counter of this,
 --                           and 'again' where the command may come twice
--- Returns {3}: done; {0, pttl, ''}: another owner's; {2, token, pttl}: the owner's, but not between these; {-1, token}: gone, and
+-- Returns {3}: done; {0, pttl, counter}: another owner's; {2, token, pttl}: the owner's, but not between these; {-1, token}: gone, and
 --         where the fencing counter stands, which a node that lost its memory has not.
 local owner = redis.pcall('GET', KEYS[1])
 if type(owner) == 'table' then
@@ -21,7 +21,10 @@ end
 -- A mark that makes it nobody's lock.
 local kept, keep = ARGV[1] .. ':released', tonumber(ARGV[4])
 if owner == kept then return {3} end
-if owner ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), ''} end
+if owner ~= ARGV[1] then
+  local counter = redis.pcall('GET', KEYS[2])
+  return {0, redis.call('PTTL', KEYS[1]), type(counter) == 'string' and counter or ''}
+end
 if ARGV[5] then
   local token = tonumber(redis.call('GET', KEYS[2]) or 0)
   if not token or token < tonumber(ARGV[5]) or token > tonumber(ARGV[6]) then
