@@ -370,7 +370,8 @@ async fn a_lock_whose_release_goes_on_is_not_taken_over() {
     let site = Site::servers(1);
     let proxy = Proxy::start(&site.all()[0]);
     let builder = LockManager::single(proxy.url()).node_timeout(millis(200));
-    let builder = builder.release_timeout(millis(300)).outage_retries(100);
+    // So long that it is a while until it is tried again.
+    let builder = builder.release_timeout(secs(3)).outage_retries(100);
     let manager = builder.build().unwrap();
     let request = || manager.lock("k").owner(owner()).ttl(secs(600));
     let first = request().acquire_or_extend().await.unwrap();
