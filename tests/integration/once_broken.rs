@@ -162,10 +162,14 @@ async fn a_release_whose_answer_was_lost_with_its_connection_is_confirmed(site: 
     let proxies: Vec<_> = site.all().iter().map(Proxy::start).collect();
     let builder = LockManager::quorum(proxies.iter().map(Proxy::url));
     let manager = builder.node_timeout(secs(10)).release_timeout(secs(10)).build().unwrap();
-    manager.lock("warm").await.unwrap().release().await.unwrap();
+    let all_have_it = async || site.lock_keys().len() == site.all().len();
+    // Every server knows the scripts by then.
+    let warm = manager.lock("warm").await.unwrap();
+    eventually("all have it", all_have_it).await;
+    warm.release().await.unwrap();
     site.empties("warm").await;
     let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
-    eventually("all have it", async || site.lock_keys().len() == site.all().len()).await;
+    eventually("all have it", all_have_it).await;
     proxies.iter().for_each(Proxy::swallow_replies);
     let release = tokio::spawn(guard.release());
     eventually("it is deleted", async || site.lock_keys().is_empty()).await;
