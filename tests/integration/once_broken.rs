@@ -250,6 +250,17 @@ async fn an_adopted_lock_is_released_where_the_counter_is_ahead_too() {
     site.empties("k").await;
 }
 
+/// A manager whose connections stand, over three servers of which the third answers late.
+async fn over_a_slow_third(site: &Site, delay: Duration) -> (LockManager, Proxy) {
+    let slow = Proxy::start(&site.all()[2]);
+    let urls = [site.all()[0].url(), site.all()[1].url(), slow.url()];
+    let builder = LockManager::quorum(urls).node_timeout(BOUND).release_timeout(BOUND * 2);
+    let manager = builder.build().unwrap();
+    drop(manager.ping().await);
+    slow.delay_replies(delay);
+    (manager, slow)
+}
+
 #[tokio::test]
 async fn an_adopted_lock_is_released_where_the_counter_is_behind_too() {
     let site = Site::servers(3);
@@ -258,12 +269,7 @@ async fn an_adopted_lock_is_released_where_the_counter_is_behind_too() {
     }
     let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
     eventually("all have it", async || site.lock_keys().len() == 3).await;
-    let slow = Proxy::start(&site.all()[2]);
-    let urls = [site.all()[0].url(), site.all()[1].url(), slow.url()];
-    let builder = LockManager::quorum(urls).node_timeout(BOUND).release_timeout(BOUND);
-    let manager = builder.build().unwrap();
-    drop(manager.ping().await);
-    slow.delay_replies(millis(200));
+    let (manager, _slow) = over_a_slow_third(&site, millis(200)).await;
     let adopted = manager.adopt(guard.into_ticket()).await.unwrap();
     adopted.release().await.unwrap();
     site.empties("k").await;
@@ -274,12 +280,7 @@ async fn a_refused_attempt_keeps_the_owners_lock_where_the_answer_came_late() {
     let site = Site::servers(3);
     let held = site.manager().lock("k").owner(owner()).ttl(secs(600)).await.unwrap();
     eventually("all have it", async || site.lock_keys().len() == 3).await;
-    let slow = Proxy::start(&site.all()[2]);
-    let urls = [site.all()[0].url(), site.all()[1].url(), slow.url()];
-    let builder = LockManager::quorum(urls).node_timeout(BOUND).release_timeout(BOUND);
-    let manager = builder.build().unwrap();
-    drop(manager.ping().await);
-    slow.delay_replies(millis(100));
+    let (manager, _slow) = over_a_slow_third(&site, millis(100)).await;
     let request = manager.lock("k").owner(owner()).ttl(secs(600));
     assert!(within(request.try_acquire()).await.unwrap_err().is_contended());
     assert_eq!(within(manager.close()).await, 0);
@@ -293,12 +294,7 @@ async fn close_does_not_wait_for_a_key_that_is_no_lock() {
     for server in site.all() {
         server.command(&["RPUSH", "k", "a list"]);
     }
-    let slow = Proxy::start(&site.all()[2]);
-    let urls = [site.all()[0].url(), site.all()[1].url(), slow.url()];
-    let builder = LockManager::quorum(urls).node_timeout(BOUND).release_timeout(BOUND * 2);
-    let manager = builder.build().unwrap();
-    drop(manager.ping().await);
-    slow.delay_replies(millis(200));
+    let (manager, _slow) = over_a_slow_third(&site, millis(200)).await;
     within(manager.lock("k").try_acquire()).await.unwrap_err();
     assert_eq!(within(manager.close()).await, 0);
 }
