@@ -130,7 +130,13 @@ impl Proof {
                 let key = self.claim.key().to_owned();
                 let reached = self.proven + self.refused;
                 let nodes = std::mem::take(&mut self.errors);
-                return Err(Error::Unavailable { key, needed: self.quorum, reached, nodes });
+                return Err(Error::Unavailable {
+                    key,
+                    needed: self.quorum,
+                    reached,
+                    nodes,
+                    unheard: 0,
+                });
             };
             self.note(reply);
         }

@@ -272,10 +272,12 @@ impl<'a> Election<'a> {
             return self.contended(false);
         }
         let told = self.reports.iter().filter(|report| report.told().is_some()).count();
+        let reached = told + self.refusals.len();
         let error = Error::Unavailable {
             key: self.claim.key().to_owned(),
             needed: self.quorum,
-            reached: told + self.refusals.len(),
+            reached,
+            unheard: self.reports.len() - reached - self.errors.len(),
             nodes: std::mem::take(&mut self.errors),
         };
         error.into()

@@ -34,6 +34,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// Another owner holds the lock: the refusals alone rule a majority out.
     #[error("lock {key:?} is held by another owner")]
+    #[non_exhaustive]
     AlreadyHeld {
         /// The lock's key.
         key: String,
@@ -42,12 +43,14 @@ pub enum Error {
     },
     /// The lock is not ours, or no longer: it has expired, or is another owner's.
     #[error("lock {key:?} is not held: it has expired or is another owner's")]
+    #[non_exhaustive]
     NotHeld {
         /// The lock's key.
         key: String,
     },
     /// The retry policy allowed no further attempt.
-    #[error("gave up lock {key:?} after {attempts} attempts")]
+    #[error("gave up lock {key:?} after {}", Count(*attempts, "attempt"))]
+    #[non_exhaustive]
     RetriesExhausted {
         /// The lock's key.
         key: String,
@@ -57,7 +60,8 @@ pub enum Error {
         source: Box<Self>,
     },
     /// The wait timeout passed.
-    #[error("gave up lock {key:?} after waiting {waited:?}, with {attempts} attempts")]
+    #[error("gave up lock {key:?} after waiting {waited:?}, with {}", Count(*attempts, "attempt"))]
+    #[non_exhaustive]
     WaitTimeout {
         /// The lock's key.
         key: String,
@@ -70,6 +74,7 @@ pub enum Error {
     },
     /// A majority agreed, but so late that nothing usable was left of the TTL.
     #[error("lock {key:?} was granted too late: {elapsed:?} passed of a TTL of {ttl:?}")]
+    #[non_exhaustive]
     ValidityExpired {
         /// The lock's key.
         key: String,
@@ -80,21 +85,26 @@ pub enum Error {
     },
     /// Too few nodes answered usefully, and the refusals among them do not rule a majority out.
     #[error(
-        "lock {key:?} is unavailable: {needed} nodes must agree, {reached} answered usefully{}",
-        Causes(nodes)
+        "lock {key:?} is unavailable: {} must agree, {}",
+        Count(*needed, "node"),
+        Heard { reached: *reached, unheard: *unheard, nodes }
     )]
+    #[non_exhaustive]
     Unavailable {
         /// The lock's key.
         key: String,
         /// The quorum: more than half of the configured nodes.
         needed: usize,
-        /// The nodes that granted or refused.
+        /// The nodes that are known to have granted or refused.
         reached: usize,
-        /// What went wrong at the others.
+        /// What went wrong at others.
         nodes: Vec<NodeError>,
+        /// The nodes that were not waited for, since they could not have turned the result.
+        unheard: usize,
     },
     /// The lock was lost while it protected something.
     #[error("lock {key:?} was lost: {reason}")]
+    #[non_exhaustive]
     Lost {
         /// The lock's key.
         key: String,
@@ -103,6 +113,7 @@ pub enum Error {
     },
     /// A setting that cannot work; nothing was sent.
     #[error("invalid setting: {message}")]
+    #[non_exhaustive]
     Config {
         /// The setting and what is wrong with it.
         message: String,
@@ -189,6 +200,41 @@ impl Error {
                 source.last_cause()
             }
             error => error,
+        }
+    }
+}
+
+/// So many of something: one is not called many.
+struct Count<N>(N, &'static str);
+
+impl<N: Display + PartialEq + From<u8>> Display for Count<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(number, noun) = self;
+        let plural = if *number == N::from(1) { "" } else { "s" };
+        write!(f, "{number} {noun}{plural}")
+    }
+}
+
+/// What the nodes said. One that was not waited for may be well, so that nobody is said to have failed to answer then.
+struct Heard<'a> {
+    reached: usize,
+    unheard: usize,
+    nodes: &'a [NodeError],
+}
+
+impl Display for Heard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reached, unheard, nodes } = *self;
+        match (reached, unheard) {
+            (0, 1..) => write!(f, "{} failed", nodes.len())?,
+            (reached, 1..) => write!(f, "at least {reached} answered usefully")?,
+            (reached, 0) => write!(f, "{reached} answered usefully")?,
+        }
+        write!(f, "{}", Causes(nodes))?;
+        match unheard {
+            0 => Ok(()),
+            1 => f.write_str(", 1 was not waited for"),
+            unheard => write!(f, ", {unheard} were not waited for"),
         }
     }
 }
@@ -281,8 +327,12 @@ mod tests {
     use super::*;
 
     fn unavailable() -> Error {
+        of_nodes(2, 1, 0)
+    }
+
+    fn of_nodes(needed: usize, reached: usize, unheard: usize) -> Error {
         let down = NodeError::new(&"a:1".into(), std::io::Error::other("no route"));
-        Error::Unavailable { key: "k".into(), needed: 2, reached: 1, nodes: vec![down] }
+        Error::Unavailable { key: "k".into(), needed, reached, nodes: vec![down], unheard }
     }
 
     fn given_up(source: Error) -> Error {
@@ -309,5 +359,25 @@ mod tests {
             "lock \"k\" is unavailable: 2 nodes must agree, 1 answered usefully (a:1: no route)"
         );
         assert_eq!(given_up(unavailable()).key(), Some("k"));
+    }
+
+    #[test]
+    fn messages_count_in_english() {
+        let one = of_nodes(1, 0, 0).to_string();
+        assert!(one.contains("1 node must agree, 0 answered usefully (a:1: no route)"), "{one}");
+        let source = Box::new(unavailable());
+        let once = Error::RetriesExhausted { key: "k".into(), attempts: 1, source };
+        assert_eq!(once.to_string(), "gave up lock \"k\" after 1 attempt");
+        let twice = given_up(unavailable()).to_string();
+        assert!(twice.ends_with("after waiting 1s, with 3 attempts"), "{twice}");
+    }
+
+    #[test]
+    fn messages_do_not_count_out_nodes_that_were_not_waited_for() {
+        let none = of_nodes(2, 0, 2).to_string();
+        assert!(none.ends_with("1 failed (a:1: no route), 2 were not waited for"), "{none}");
+        let some = of_nodes(2, 1, 1).to_string();
+        let tail = "at least 1 answered usefully (a:1: no route), 1 was not waited for";
+        assert!(some.ends_with(tail), "{some}");
     }
 }

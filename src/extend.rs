@@ -73,7 +73,7 @@ pub(crate) async fn extend_once(
         }
     }
     let (key, reached) = (claim.key().to_owned(), asked - round.len() - errors.len());
-    Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors })
+    Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors, unheard: round.len() })
 }
 
 fn check_held(claim: &Claim) -> Result<()> {

@@ -319,7 +319,8 @@ impl Item {
     fn failed(&self, quorum: usize, remaining: Duration) -> RenewalEvent {
         let (key, nodes) = (self.claim.key().to_owned(), self.errors.clone());
         let reached = self.claim.trail.nodes() - nodes.len();
-        let error = Error::Unavailable { key: key.clone(), needed: quorum, reached, nodes };
+        let error =
+            Error::Unavailable { key: key.clone(), needed: quorum, reached, nodes, unheard: 0 };
         RenewalEvent::Failed { key, error, remaining }
     }
 }

@@ -146,7 +146,7 @@ pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> 
     let reached = votes.len() - errors.len();
     if reached < quorum {
         let key = trail.key.name.to_string();
-        return Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors });
+        return Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors, unheard: 0 });
     }
     Ok(LockStatus { holder: holder(&votes, quorum), votes })
 }

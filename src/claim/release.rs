@@ -145,6 +145,7 @@ impl Release {
             needed: quorum(self.nodes.len()),
             reached: self.count(Settled::Deleted) + self.count(Settled::NotOurs),
             nodes: self.errors.iter().map(|(_, error)| error.clone()).collect(),
+            unheard: 0,
         }
     }
 
