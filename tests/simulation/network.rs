@@ -83,8 +83,8 @@ impl Server {
             return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
         }
         let (ours, theirs) = duplex(LARGE);
-        let conn = Conn::new(self);
-        tokio::spawn(serve(self.clone(), conn, theirs));
+        let seat = Seat { server: self.clone(), conn: Conn::new(self) };
+        tokio::spawn(serve(seat, theirs));
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&info, ours, config).await?;
         Ok((connection, tokio::spawn(in_this_process(driver))))
@@ -254,8 +254,21 @@ enum Next {
     Nothing,
 }
 
+/// A connection's place at its server. It ends with the schedule too: the two hold each other.
+struct Seat {
+    server: Arc<Server>,
+    conn: Arc<Conn>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.server.forget(self.conn.id);
+    }
+}
+
 /// Tends a server's end of a connection until it breaks or the client has gone and been served.
-async fn serve(server: Arc<Server>, conn: Arc<Conn>, mut stream: DuplexStream) {
+async fn serve(seat: Seat, mut stream: DuplexStream) {
+    let Seat { server, conn } = &seat;
     let mut received = Vec::new();
     let mut has_ended = false;
     loop {
@@ -263,7 +276,7 @@ async fn serve(server: Arc<Server>, conn: Arc<Conn>, mut stream: DuplexStream) {
             Next::Over => break,
             Next::Nothing if has_ended => break,
             Next::Command(words) => {
-                let reply = server.run(&conn, &words);
+                let reply = server.run(conn, &words);
                 conn.reply(&reply);
                 continue;
             }
@@ -285,7 +298,6 @@ async fn serve(server: Arc<Server>, conn: Arc<Conn>, mut stream: DuplexStream) {
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
         }
     }
-    server.forget(conn.id);
 }
 
 const LARGE: usize = 1 << 20;
