@@ -17,18 +17,20 @@ use crate::{
 
 /// Extends, and tries again after transient failures, as long as the lock is valid.
 pub(crate) async fn extend(keeper: &Arc<Keeper>, claim: &Arc<Claim>, ttl: Duration) -> Result<()> {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut outage) = (FIRST_PAUSE, None);
     loop {
         match extend_once(keeper, claim, ttl).await {
             Err(error) if error.is_unavailable() => {
                 let Ok(until) = claim.judge() else { return Err(error) };
                 tracing::debug!(key = claim.key(), %error, "extend failed");
+                outage = Some(error);
                 let left = until.saturating_duration_since(clock::now());
                 sleep((pause + below(pause)).min(left)).await;
-                if claim.judge().is_err() {
-                    return Err(error);
-                }
                 pause = LONGEST_PAUSE.min(pause * 2);
+            }
+            // The validity ran out in the outage, before the next round or in it: the outage is what to tell.
+            Err(error) if error.is_not_held() && !claim.is_taken() => {
+                return Err(outage.unwrap_or(error));
             }
             result => return result,
         }
@@ -60,8 +62,8 @@ pub(crate) async fn extend_once(
         }
         let answers = asked - round.len() - errors.len();
         match check_held(claim) {
-            // Too late, but nobody has said that the lock is gone.
-            Err(Error::NotHeld { .. }) if answers < quorum && !claim.is_taken() => break,
+            // Too late. Whether the nodes were slow or out of reach, the rest of the round tells.
+            Err(Error::NotHeld { .. }) if answers < quorum && !claim.is_taken() => {}
             held => held?,
         }
         if confirmed >= quorum {
@@ -72,8 +74,8 @@ pub(crate) async fn extend_once(
             return Ok(());
         }
     }
-    let (key, reached) = (claim.key().to_owned(), asked - round.len() - errors.len());
-    Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors, unheard: round.len() })
+    let (key, reached) = (claim.key().to_owned(), asked - errors.len());
+    Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors, unheard: 0 })
 }
 
 fn check_held(claim: &Claim) -> Result<()> {

@@ -118,8 +118,9 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`Error::NotHeld`](crate::Error::NotHeld) if the lock is lost, [`Error::Unavailable`](crate::Error::Unavailable)
-    /// if no majority answered before the validity ended, [`Error::Config`](crate::Error::Config) for a TTL out
+    /// [`Error::NotHeld`](crate::Error::NotHeld) if the lock is lost, also when a majority answered, but after the
+    /// validity had ended; [`Error::Unavailable`](crate::Error::Unavailable) if no majority answered, each node within
+    /// the node timeout, as long as the lock was valid; [`Error::Config`](crate::Error::Config) for a TTL out
     /// of range, [`Error::Closed`](crate::Error::Closed) once the manager is closed.
     ///
     /// # Examples

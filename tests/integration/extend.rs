@@ -1,8 +1,11 @@
 //! Extending a lock one holds, and only that.
 
-use redlatch::Error;
+use futures_util::future::join;
+use redlatch::{Error, LockManager};
 
-use crate::support::{Server, Site, eventually, everywhere, millis, on_servers, secs, within};
+use crate::support::{
+    Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+};
 
 everywhere!(
     extend_moves_the_deadline,
@@ -27,6 +30,7 @@ on_servers!(
     try_extend_tells_what_is_down,
     a_failed_extend_leaves_the_deadline_where_it_was,
     extend_gives_up_when_validity_ends,
+    an_extend_that_is_answered_too_late_is_a_loss_and_no_outage,
     a_lock_once_lost_cannot_be_extended,
     extend_is_refused_by_restarted_servers,
 );
@@ -182,7 +186,7 @@ async fn extend_retries_while_the_lock_is_valid(site: Site) {
         tokio::time::sleep(millis(400)).await;
         site.all().iter().for_each(Server::resume);
     };
-    let (extended, ()) = within(futures_util::future::join(extend, resume)).await;
+    let (extended, ()) = within(join(extend, resume)).await;
     extended.expect("the servers came back in time");
     assert!(guard.remaining() > secs(600));
 }
@@ -214,6 +218,21 @@ async fn extend_gives_up_when_validity_ends(site: Site) {
     within(guard.extend(secs(600))).await.unwrap_err();
     assert!(!guard.is_valid());
     site.all().iter().for_each(Server::resume);
+}
+
+async fn an_extend_that_is_answered_too_late_is_a_loss_and_no_outage(site: Site) {
+    let proxies: Vec<_> = site.all().iter().map(Proxy::start).collect();
+    let builder = LockManager::quorum(proxies.iter().map(Proxy::url));
+    let manager = builder.node_timeout(secs(10)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(1)).await.unwrap();
+    proxies.iter().for_each(Proxy::hold_replies);
+    let answer = async {
+        guard.lost().await;
+        proxies.iter().for_each(Proxy::heal);
+    };
+    let (extended, ()) = within(join(guard.extend(secs(600)), answer)).await;
+    let error = extended.unwrap_err();
+    assert!(error.is_not_held(), "all nodes have answered: {error:?}");
 }
 
 async fn a_lock_once_lost_cannot_be_extended(site: Site) {

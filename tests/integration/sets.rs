@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use redlatch::{Error, LossReason, OwnerToken, Retry};
+use redlatch::{Error, LockManager, LossReason, OwnerToken, Retry};
 
 use crate::support::{
-    Events, Monitor, Seen, Site, eventually, everywhere, millis, on_servers, poll_times, secs,
-    within,
+    Events, Monitor, Proxy, Seen, Site, eventually, everywhere, millis, on_servers, poll_times,
+    secs, within,
 };
 
 everywhere!(
@@ -33,7 +33,10 @@ everywhere!(
     a_set_can_be_awaited_and_taken_apart,
 );
 
-on_servers!(a_set_is_renewed_in_one_piece);
+on_servers!(
+    a_set_is_renewed_in_one_piece,
+    what_a_waiting_set_extends_too_late_is_a_loss_and_no_outage
+);
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
@@ -111,6 +114,24 @@ async fn what_was_taken_is_kept_while_the_set_waits(site: Site) {
     let set = within(waiting).await.unwrap().unwrap();
     assert!(set.is_valid());
     assert_eq!(site.holder("a").await, first);
+}
+
+async fn what_a_waiting_set_extends_too_late_is_a_loss_and_no_outage(site: Site) {
+    let _other = site.manager().lock("c").ttl(secs(600)).await.unwrap();
+    let proxies: Vec<_> = site.all().iter().map(Proxy::start).collect();
+    let builder = LockManager::quorum(proxies.iter().map(Proxy::url));
+    let manager = builder.node_timeout(secs(10)).build().unwrap();
+    let (ttl, start) = (secs(1), tokio::time::Instant::now());
+    let waiting = tokio::spawn(manager.lock_all(["a", "c"]).ttl(ttl).acquire());
+    eventually("it has extended the first", async || {
+        start.elapsed() > ttl && site.holder("a").await.is_some()
+    })
+    .await;
+    proxies.iter().for_each(Proxy::hold_replies);
+    site.empties_of("a").await;
+    proxies.iter().for_each(Proxy::heal);
+    let error = within(waiting).await.unwrap().unwrap_err();
+    assert!(error.is_not_held() && error.key() == Some("a"), "all nodes have answered: {error:?}");
 }
 
 async fn the_wait_timeout_is_that_of_the_whole_set(site: Site) {
