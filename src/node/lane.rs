@@ -86,7 +86,7 @@ impl Lane {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        matches!(*lock(&self.shared.state), State::Up(_))
+        matches!(*lock(&self.shared.state), State::Up(_) | State::Proving)
     }
 
     /// The time that a `PING` takes, connecting included.
@@ -221,11 +221,11 @@ impl Shared {
         let line = match state.step(*began_connecting)? {
             Step::Use(line) => line,
             Step::Wait => return Ok(None),
-            Step::Connect(failures) => {
+            Step::Connect(failures, doubted) => {
                 *began_connecting = true;
                 // Unlocked first: a runtime that is ending drops the task, and so its result, at once.
                 drop(state);
-                self.connect(failures);
+                self.connect(failures, doubted);
                 return Ok(None);
             }
         };
@@ -263,17 +263,40 @@ impl Shared {
         Ok(None)
     }
 
-    /// Opens a line on the runtime of whoever asks. If that runtime ends, so does the line, and the next call
-    /// opens another on its own.
-    fn connect(self: &Arc<Self>, failures: u32) {
-        let mut opening = Opening { lane: self.clone(), failures, opened: None };
+    /// Opens a line, unless the doubted one proves alive, on the runtime of whoever asks. If that runtime ends,
+    /// so does the line, and the next call opens another on its own.
+    fn connect(self: &Arc<Self>, failures: u32, doubted: Option<Arc<Line>>) {
+        let mut opening = Opening { lane: self.clone(), failures, doubted, opened: None };
         tasks::spawn(&Handle::current(), async move {
-            let lane = opening.lane.clone();
+            let (lane, doubted) = (opening.lane.clone(), opening.doubted.clone());
             let patience = lane.source.patience(lane.node_timeout);
-            let opened = timeout(patience, lane.open_line(failures)).await;
+            let opened = timeout(patience, lane.prove_or_open(doubted, failures)).await;
             opening.opened = Some(opened.unwrap_or_else(|_| Err(Failure::TimedOut(patience))));
             drop(opening);
         });
+    }
+
+    /// Has the doubted line prove that it is alive. If it does not soon, another is opened beside it, and the
+    /// first to answer is used: a server that is merely slow keeps its line, and a dead line costs a part of the
+    /// node timeout. Nothing of a lock's goes out before: what must not be overtaken cannot be.
+    async fn prove_or_open(
+        &self,
+        doubted: Option<Arc<Line>>,
+        failures: u32,
+    ) -> Result<Arc<Line>, Failure> {
+        let Some(doubted) = doubted else { return self.open_line(failures).await.map(Arc::new) };
+        let soon = LONGEST_PROOF.min(self.node_timeout / 4);
+        let mut proof = pin!(doubted.proves());
+        match timeout(soon, &mut proof).await {
+            Ok(true) => return Ok(doubted.clone()),
+            Ok(false) => return self.open_line(failures).await.map(Arc::new),
+            Err(_elapsed) => {}
+        }
+        tokio::select! {
+            biased;
+            true = &mut proof => Ok(doubted.clone()),
+            opened = self.open_line(failures) => opened.map(Arc::new),
+        }
     }
 
     async fn open_line(&self, failures: u32) -> Result<Line, Failure> {
@@ -389,19 +412,43 @@ impl Shared {
 struct Opening {
     lane: Arc<Shared>,
     failures: u32,
-    opened: Option<Result<Line, Failure>>,
+    /// The line that is given up unless it proves alive.
+    doubted: Option<Arc<Line>>,
+    opened: Option<Result<Arc<Line>, Failure>>,
+}
+
+impl Opening {
+    /// Takes the doubted line out of use, unless it is the one that is used from now on. What is unanswered on
+    /// it is undone there, and nothing can be queued on it meanwhile.
+    fn give_up_doubted(&self, used: Option<&Arc<Line>>) {
+        let doubted = self.doubted.iter();
+        let given_up =
+            { doubted }.find(|doubted| used.is_none_or(|used| !Arc::ptr_eq(doubted, used)));
+        if let Some(line) = given_up {
+            tracing::debug!(node = %self.lane.name, "connection died in silence");
+            line.retire();
+        }
+    }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
         let since = Instant::now();
         let state = match self.opened.take() {
-            Some(Ok(line)) => State::Up(Arc::new(line)),
+            Some(Ok(line)) => {
+                self.give_up_doubted(Some(&line));
+                State::Up(line)
+            }
             Some(Err(cause)) => {
+                self.give_up_doubted(None);
                 tracing::debug!(node = %self.lane.name, %cause, "connecting failed");
                 State::Down { failures: self.failures.saturating_add(1), since, cause }
             }
-            None => State::Down { failures: 0, since, cause: Failure::NotConnected },
+            // Nothing is known of it: the next call asks on its own runtime.
+            None => match self.doubted.take().filter(|line| !line.is_retired()) {
+                Some(line) => State::Up(line),
+                None => State::Down { failures: 0, since, cause: Failure::NotConnected },
+            },
         };
         *lock(&self.lane.state) = state;
         self.lane.changed.notify_waiters();
@@ -427,5 +474,8 @@ fn is_unknown_script(reply: &Result<Value, Failure>) -> bool {
 }
 
 const TIMEOUTS_TO_REPLACE: u32 = 3;
+/// How long a line that is doubted may take to prove alive before another is opened beside it; with a shorter
+/// node timeout a quarter of that, which leaves time to connect and to ask.
+const LONGEST_PROOF: Duration = Duration::from_secs(1);
 /// What a server says that is the primary no more, or not yet sure of it: the next connection may find another.
 const DEMOTED: [&str; 3] = ["READONLY", "NOREPLICAS", "MASTERDOWN"];

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     future::Future,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use tokio::{
 };
 
 use super::wire::Wire;
+use crate::{clock, sync::lock};
 
 /// One connection of a lane.
 pub(crate) struct Line {
@@ -24,15 +28,17 @@ pub(crate) struct Line {
     failures: AtomicU32,
     /// Commands in a row that got no answer in time.
     timeouts: AtomicU32,
+    /// When something was last heard on it.
+    heard: Mutex<Instant>,
     /// No longer the lane's: only undos of what was sent on it still go out here.
     retired: AtomicBool,
 }
 
 impl Line {
-    pub(super) const fn new(wire: Wire, failures: u32, quarantined_until: Option<Instant>) -> Self {
+    pub(super) fn new(wire: Wire, failures: u32, quarantined_until: Option<Instant>) -> Self {
         let (failures, timeouts) = (AtomicU32::new(failures), AtomicU32::new(0));
-        let retired = AtomicBool::new(false);
-        Self { wire, quarantined_until, failures, timeouts, retired }
+        let (heard, retired) = (Mutex::new(clock::now()), AtomicBool::new(false));
+        Self { wire, quarantined_until, failures, timeouts, heard, retired }
     }
 
     /// How long the node must not vote yet.
@@ -63,6 +69,27 @@ impl Line {
         self.wire.is_to_cluster()
     }
 
+    /// Whether nothing was heard on it for so long that it may have died without a word: whatever lies between
+    /// forgets connections that are idle. A cluster's connection is many, of which no one proof would tell.
+    pub(super) fn is_doubtful(&self) -> bool {
+        let longest = self.wire.longest_silence();
+        longest.is_some_and(|longest| {
+            clock::now().saturating_duration_since(*lock(&self.heard)) > longest
+        })
+    }
+
+    /// Whether the line is alive: asks the server for a sign, and waits for it or the end of the line.
+    pub(super) async fn proves(&self) -> bool {
+        let mut wire = self.wire.clone();
+        let reply = wire.send_one(&redis::cmd("PING")).await;
+        // An error of the server's is a sign too.
+        let is_alive = reply.map_or_else(|error| error.code().is_some(), |_| true);
+        if is_alive {
+            self.replied(false);
+        }
+        is_alive && !self.is_retired()
+    }
+
     /// Sends an undo that nothing can hold back, and waits until the node has run it or `patience` is over:
     /// the connection must not end before it is on its way. Returns whether there is no more to do here.
     pub(super) async fn undo(&self, undo: &Cmd, patience: Duration) -> bool {
@@ -82,6 +109,7 @@ impl Line {
     /// Notes a reply; `useful`: from a node that does its work.
     pub(super) fn replied(&self, useful: bool) {
         self.timeouts.store(0, Ordering::Relaxed);
+        *lock(&self.heard) = clock::now();
         if useful {
             self.failures.store(0, Ordering::Relaxed);
         }
@@ -92,10 +120,15 @@ impl Line {
         self.timeouts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// How many lines before it came to nothing.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
     /// Takes the line out of use. Returns how many lines before it came to nothing.
     pub(super) fn retire(&self) -> u32 {
         self.retired.store(true, Ordering::SeqCst);
-        self.failures.load(Ordering::Relaxed)
+        self.failures()
     }
 
     pub(super) fn is_retired(&self) -> bool {

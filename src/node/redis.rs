@@ -10,6 +10,7 @@ use deadpool_redis::{
     redis::{
         AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
         aio::{AsyncPushSender, MultiplexedConnection},
+        io::tcp::{TcpSettings, socket2::TcpKeepalive},
     },
 };
 use tokio::sync::Semaphore;
@@ -173,7 +174,20 @@ fn patient(mut connection: MultiplexedConnection) -> Wire {
     Wire::Server(connection)
 }
 
-/// A URL as connection settings, with `TCP_NODELAY` on: a lock's commands are small and their latency is all.
+/// The TCP settings of every connection that is opened here. `TCP_NODELAY` is on: a lock's commands are small and
+/// their latency is all. A peer that is gone without a word is found within a minute, also by a connection on
+/// which nothing is sent.
+pub(super) fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(FIRST_PROBE);
+    #[cfg(unix)]
+    let keepalive = keepalive.with_interval(BETWEEN_PROBES).with_retries(PROBES);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    let settings = settings.set_user_timeout(LONGEST_UNACKNOWLEDGED);
+    settings
+}
+
+/// A URL as connection settings.
 fn connection_info(url: &str) -> Result<ConnectionInfo> {
     let info = url.into_connection_info().map_err(|error| {
         let wants_tls = ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme));
@@ -186,8 +200,7 @@ fn connection_info(url: &str) -> Result<ConnectionInfo> {
             info.addr()
         )));
     }
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Ok(info.set_tcp_settings(tcp))
+    Ok(info.set_tcp_settings(tcp_settings()))
 }
 
 /// The address that a pool connects to. Its manager keeps the client private and only `Debug` tells, which is
@@ -209,6 +222,17 @@ fn address_of(pool: &Pool) -> Option<String> {
 
 /// Long enough for our own timeout to come first.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long a connection is idle before its peer is asked for a sign, how often it is then, and how many times
+/// in vain before the connection is dead.
+const FIRST_PROBE: Duration = Duration::from_secs(30);
+#[cfg(unix)]
+const BETWEEN_PROBES: Duration = Duration::from_secs(10);
+#[cfg(unix)]
+const PROBES: u32 = 3;
+/// How long what was sent may go without a sign that it has arrived.
+#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 const ASKING_THE_WAY: Duration = Duration::from_secs(5);
 

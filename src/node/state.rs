@@ -14,6 +14,8 @@ pub(super) enum State {
     Down { failures: u32, since: Instant, cause: Failure },
     /// One is being opened; after a failure nobody waits for it but the call that began it.
     Connecting { failures: u32, cause: Failure },
+    /// There is one that has been silent for long. It is being proved or replaced, and everybody waits for that.
+    Proving,
 }
 
 impl State {
@@ -23,15 +25,20 @@ impl State {
     /// failed us before: then they fail fast, so that a dead node costs one caller per back-off.
     pub(super) fn step(&mut self, began_connecting: bool) -> Result<Step, Failure> {
         match self {
+            Self::Up(line) if line.is_doubtful() => {
+                let line = line.clone();
+                *self = Self::Proving;
+                Ok(Step::Connect(line.failures(), Some(line)))
+            }
             Self::Up(line) => Ok(Step::Use(line.clone())),
-            Self::Connecting { failures: 0, .. } => Ok(Step::Wait),
+            Self::Proving | Self::Connecting { failures: 0, .. } => Ok(Step::Wait),
             Self::Connecting { .. } if began_connecting => Ok(Step::Wait),
             Self::Down { failures, since, cause }
                 if !began_connecting && since.elapsed() >= back_off(*failures) =>
             {
                 let (failures, cause) = (*failures, cause.clone());
                 *self = Self::Connecting { failures, cause };
-                Ok(Step::Connect(failures))
+                Ok(Step::Connect(failures, None))
             }
             Self::Down { cause, .. } | Self::Connecting { cause, .. } => Err(cause.clone()),
         }
@@ -43,8 +50,8 @@ pub(super) enum Step {
     Use(Arc<Line>),
     /// Wait for the lane to change.
     Wait,
-    /// Open a line, after so many that came to nothing.
-    Connect(u32),
+    /// Open a line, after so many that came to nothing, unless this one proves alive.
+    Connect(u32, Option<Arc<Line>>),
 }
 
 /// The pause after so many failures in a row: none at first, then doubling from 50 ms to 1 s.

@@ -56,6 +56,17 @@ impl Wire {
         seconds.map(at_least).ok_or_else(|| unknown.into())
     }
 
+    /// How long it may be silent and still be thought alive.
+    pub(super) const fn longest_silence(&self) -> Option<Duration> {
+        match self {
+            Self::Server(_) => Some(LONGEST_SILENCE),
+            #[cfg(test)]
+            Self::Simulated(_) => Some(crate::simulation::LONGEST_SILENCE),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => None,
+        }
+    }
+
     pub(super) const fn is_to_cluster(&self) -> bool {
         match self {
             Self::Server(_) => false,
@@ -92,3 +103,5 @@ async fn spread(cluster: &ClusterConnection, cmds: &[Cmd]) -> Replies {
         _ => Ok(replies),
     }
 }
+
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);

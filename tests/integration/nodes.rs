@@ -388,6 +388,38 @@ fn patient(builder: LockManagerBuilder) -> LockManagerBuilder {
 }
 
 /// A builder over pools of one connection each.
+/// Where the system tells of its connections, those of a manager are seen to wait for a sign of their peers.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn connections_find_out_when_their_peer_is_gone() {
+    let server = Server::start();
+    let manager = LockManager::single(server.url()).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    let waiter = tokio::spawn(manager.lock("k").acquire());
+    eventually("the lane's and the waiter's connection are probed", async || {
+        probed_within_a_minute(server.port()) >= 2
+    })
+    .await;
+    drop(guard);
+    drop(within(waiter).await.unwrap().unwrap());
+}
+
+/// How many connections to a port have a keepalive probe due within a minute.
+#[cfg(target_os = "linux")]
+fn probed_within_a_minute(port: u16) -> usize {
+    let connections = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let remote = format!(":{port:04X}");
+    let timers = connections.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[2].ends_with(&remote).then(|| fields[5].to_owned())
+    });
+    let due = |timer: String| {
+        let hundredths = u64::from_str_radix(timer.strip_prefix("02:")?, 16).ok()?;
+        (hundredths <= 6_000).then_some(())
+    };
+    timers.filter_map(due).count()
+}
+
 fn pooled(site: &Site) -> LockManagerBuilder {
     patient(LockManager::quorum(site.all().iter().map(pool)))
 }

@@ -45,7 +45,7 @@ impl Chaos {
     }
 
     fn break_something(&mut self, setting: &Arc<Setting>) {
-        match setting.dice.from(0..16) {
+        match setting.dice.from(0..17) {
             0 | 1 => self.cut(setting),
             2 | 3 => self.swallow(setting),
             4 | 5 => self.stall(setting),
@@ -56,6 +56,7 @@ impl Chaos {
             12 => self.replace(setting),
             13 => self.forget_scripts(setting),
             14 => self.suspend(setting),
+            15 => self.forget_connections(setting),
             _ => self.kill(setting),
         }
     }
@@ -79,6 +80,13 @@ impl Chaos {
         let what = format!("{conn} swallows requests: {requests}, replies: {replies}");
         setting.trace.note(server, what);
         conn.swallow(requests, replies);
+    }
+
+    /// What lies before a server forgets the connections there are, without a word.
+    fn forget_connections(&self, setting: &Setting) {
+        let server = setting.dice.pick(&self.world.servers);
+        setting.trace.note(&server.name, "all connections are forgotten");
+        server.conns().iter().for_each(|conn| conn.swallow(true, true));
     }
 
     fn stall(&self, setting: &Setting) {

@@ -29,7 +29,7 @@ mod trace;
 mod world;
 
 pub(crate) use self::{
-    network::Wire,
+    network::{LONGEST_SILENCE, Wire},
     process::{in_this_process, proposal, suspended},
     server::Server,
 };

@@ -300,4 +300,7 @@ async fn serve(seat: Seat, mut stream: DuplexStream) {
     }
 }
 
+/// How long a connection is silent before it is doubted: less than in life, so that it happens often.
+pub(crate) const LONGEST_SILENCE: Duration = Duration::from_millis(400);
+
 const LARGE: usize = 1 << 20;

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, advance, pause, resume, sleep, timeout};
 
 /// Longest anything may take; far beyond what a loaded machine needs.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
@@ -17,6 +17,13 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
         assert!(start.elapsed() < BOUND, "never came true: {what}");
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Moves tokio's clock on: to the crate so much time has passed, to the servers none.
+pub(crate) async fn let_pass(time: Duration) {
+    pause();
+    advance(time).await;
+    resume();
 }
 
 /// Awaits `future`; fails the test when it does not end within [`BOUND`].

@@ -23,6 +23,8 @@ struct Shared {
     sockets: Mutex<Vec<TcpStream>>,
     /// Connections accepted so far.
     accepted: AtomicUsize,
+    /// The connections up to this one pass nothing any more.
+    forgotten: AtomicUsize,
     /// Requests lost so far.
     swallowed: AtomicUsize,
     ended: AtomicBool,
@@ -87,6 +89,12 @@ impl Proxy {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
+    /// Forgets the connections there are, as what lies between does with idle ones: they stay open and pass
+    /// nothing any more, in either direction. New ones work.
+    pub(crate) fn forget(&self) {
+        self.shared.forgotten.store(self.accepted(), Ordering::SeqCst);
+    }
+
     /// Ends all faults; what was swallowed stays lost.
     pub(crate) fn heal(&self) {
         *self.shared.faults() = Faults::default();
@@ -111,6 +119,10 @@ impl Drop for Proxy {
 impl Shared {
     fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_forgotten(&self, connection: usize) -> bool {
+        connection <= self.forgotten.load(Ordering::SeqCst)
     }
 
     fn passes_request(&self) -> bool {
@@ -147,21 +159,23 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.ended.load(Ordering::SeqCst) {
             return;
         }
-        shared.accepted.fetch_add(1, Ordering::SeqCst);
+        let number = shared.accepted.fetch_add(1, Ordering::SeqCst) + 1;
         if let Ok(server) = TcpStream::connect(("127.0.0.1", shared.upstream)) {
-            connect(client, server, shared);
+            connect(number, client, server, shared);
         }
     }
 }
 
-fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
+fn connect(number: usize, client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     let copy = |socket: &TcpStream| socket.try_clone().expect("a socket can be cloned");
     drop(client.set_nodelay(true));
     drop(server.set_nodelay(true));
     shared.sockets().extend([copy(&client), copy(&server)]);
     let (requests, onward) = (copy(&client), copy(&server));
     let there = Arc::clone(shared);
-    spawn(move || pump(requests, onward, |_| there.passes_request()));
+    spawn(move || {
+        pump(requests, onward, |_| there.passes_request() && !there.is_forgotten(number));
+    });
     let back = Arc::clone(shared);
     let mut is_first = true;
     spawn(move || {
@@ -169,7 +183,7 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
             if std::mem::take(&mut is_first) {
                 back.shake_hands();
             }
-            back.passes_reply()
+            back.passes_reply() && !back.is_forgotten(number)
         });
     });
 }
