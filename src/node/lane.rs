@@ -25,6 +25,7 @@ use super::{
     failure::Failure,
     line::{Line, Replies},
     mail::{Mail, Parcel, Slot},
+    presence::{Absence, Presence},
     redis::Source,
     script::{Delivery, Spelling, decode, encode},
     state::{State, Step},
@@ -46,6 +47,7 @@ struct Shared {
     quarantine: Option<Duration>,
     state: Mutex<State>,
     changed: Notify,
+    presence: Presence,
     /// The commands that may be under way.
     room: Semaphore,
 }
@@ -56,7 +58,18 @@ impl Lane {
         let state = Mutex::new(State::Down { failures: 0, since, cause });
         let (changed, room) = (Notify::new(), Semaphore::new(source.room()));
         let (node_timeout, quarantine) = (settings.node_timeout, settings.restart_quarantine);
-        let shared = Shared { name, index, source, node_timeout, quarantine, state, changed, room };
+        let presence = Presence::new(name.clone());
+        let shared = Shared {
+            name,
+            index,
+            source,
+            node_timeout,
+            quarantine,
+            state,
+            changed,
+            presence,
+            room,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -136,7 +149,9 @@ impl Shared {
         {
             // One silent server of a cluster is no reason to keep away from the others.
             let blame = if line.is_to_cluster() { Blame::Connection } else { Blame::Node };
-            self.retire(&line, blame, failure.clone());
+            if self.retire(&line, blame, failure.clone()) && blame == Blame::Node {
+                self.presence.goes(Absence::Silent, &failure);
+            }
         }
         Err(failure)
     }
@@ -334,8 +349,26 @@ impl Shared {
         if let Some(Err(error)) = demoted {
             self.retire(&mail.line, Blame::Node, error.clone().into());
         }
+        self.note_presence(mail, &replies);
         let mut replies = replies.into_iter();
         Ok(mail.slots.iter().map(|slot| self.open(*slot, &mail.line, &mut replies)).collect())
+    }
+
+    /// Learns from the replies whether the node is there and does its work. Of a cluster they tell nothing: each
+    /// is one server's.
+    fn note_presence(&self, mail: &Mail<'_>, replies: &[Result<Value, RedisError>]) {
+        if mail.line.is_to_cluster() {
+            return self.presence.answers(|| true);
+        }
+        let errors = replies.iter().filter_map(|reply| reply.as_ref().err());
+        let unfit = { errors }.find(|error| UNFIT.contains(&error.code().unwrap_or("")));
+        if let Some(error) = unfit {
+            return self.presence.goes(Absence::Unfit, error);
+        }
+        self.presence.answers(|| {
+            let queued = mail.slots.iter().filter(|slot| slot.failure().is_none());
+            queued.zip(replies).any(|(slot, reply)| slot.claim().is_some() && reply.is_ok())
+        });
     }
 
     fn open(
@@ -361,14 +394,16 @@ impl Shared {
         Ok(reply?)
     }
 
-    /// Takes a line out of use. The next call opens another.
-    fn retire(&self, line: &Arc<Line>, blame: Blame, cause: Failure) {
+    /// Takes a line out of use. The next call opens another. Returns whether the line was in use.
+    fn retire(&self, line: &Arc<Line>, blame: Blame, cause: Failure) -> bool {
         let failures = line.retire().saturating_add(u32::from(blame == Blame::Node));
         let mut state = lock(&self.state);
-        if matches!(&*state, State::Up(current) if Arc::ptr_eq(current, line)) {
+        let is_current = matches!(&*state, State::Up(current) if Arc::ptr_eq(current, line));
+        if is_current {
             tracing::debug!(node = %self.name, %cause, "connection given up");
             *state = State::Down { failures, since: Instant::now(), cause };
         }
+        is_current
     }
 
     /// Sends the releases among `items` down the lines that were retired while something of their claims was
@@ -442,6 +477,7 @@ impl Drop for Opening {
             Some(Err(cause)) => {
                 self.give_up_doubted(None);
                 tracing::debug!(node = %self.lane.name, %cause, "connecting failed");
+                self.lane.presence.goes(Absence::Silent, &cause);
                 State::Down { failures: self.failures.saturating_add(1), since, cause }
             }
             // Nothing is known of it: the next call asks on its own runtime.
@@ -479,3 +515,6 @@ const TIMEOUTS_TO_REPLACE: u32 = 3;
 const LONGEST_PROOF: Duration = Duration::from_secs(1);
 /// What a server says that is the primary no more, or not yet sure of it: the next connection may find another.
 const DEMOTED: [&str; 3] = ["READONLY", "NOREPLICAS", "MASTERDOWN"];
+/// What a server says that cannot do its work at this time, whatever the lock.
+const UNFIT: [&str; 8] =
+    ["READONLY", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "CLUSTERDOWN", "MISCONF", "OOM"];

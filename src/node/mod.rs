@@ -8,6 +8,7 @@ mod line;
 mod mail;
 mod memory;
 mod notices;
+mod presence;
 mod redis;
 mod script;
 mod state;

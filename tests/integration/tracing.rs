@@ -31,7 +31,11 @@ on_servers!(
     passwords_of_failed_logins_are_never_shown,
     a_drop_that_cannot_release_is_warned_of,
     a_run_that_cannot_release_is_warned_of,
-    an_outage_alone_warns_of_nothing,
+    a_server_that_goes_and_comes_back_is_told_of_once,
+    a_server_that_was_never_there_is_told_of_once,
+    a_silent_server_is_told_of_once,
+    a_read_only_server_is_told_of_once,
+    broken_connections_alone_are_not_told_of,
     every_event_names_what_it_is_about,
 );
 
@@ -241,11 +245,110 @@ async fn a_run_that_cannot_release_is_warned_of(site: Site) {
     site.all().iter().for_each(Server::resume);
 }
 
-async fn an_outage_alone_warns_of_nothing(site: Site) {
+async fn a_server_that_goes_and_comes_back_is_told_of_once(site: Site) {
+    let (trace, manager) = (Trace::start(), site.manager());
     site.all().iter().for_each(Server::kill);
+    all_fail(&manager).await;
+    assert_told_once(&site, &trace, "WARN", "node unreachable", "cause");
+    site.all().iter().for_each(Server::restart);
+    all_answer(&manager).await;
+    assert_told_once(&site, &trace, "INFO", "node reachable again", "away");
+    assert_eq!(loud(&trace).len(), site.all().len());
+}
+
+async fn a_server_that_was_never_there_is_told_of_once(site: Site) {
     let trace = Trace::start();
-    within(site.manager().lock("k").acquire()).await.unwrap_err();
+    site.all().iter().for_each(Server::kill);
+    let manager = site.manager();
+    all_fail(&manager).await;
+    manager.close().await;
+    assert_told_once(&site, &trace, "WARN", "node unreachable", "cause");
+    assert_eq!(loud(&trace).len(), site.all().len());
+}
+
+async fn a_silent_server_is_told_of_once(site: Site) {
+    let manager = hasty(&site);
+    all_answer(&manager).await;
+    let trace = Trace::start();
+    site.all().iter().for_each(Server::pause);
+    eventually("all are told of", async || {
+        manager.ping().await;
+        told(&trace, "WARN", "node unreachable").len() == site.all().len()
+    })
+    .await;
+    all_fail(&manager).await;
+    assert_told_once(&site, &trace, "WARN", "node unreachable", "cause");
+    site.all().iter().for_each(Server::resume);
+    all_answer(&manager).await;
+    assert_told_once(&site, &trace, "INFO", "node reachable again", "away");
+}
+
+async fn a_read_only_server_is_told_of_once(site: Site) {
+    let (trace, manager) = (Trace::start(), site.manager());
+    site.all().iter().for_each(|server| drop(server.command(&["REPLICAOF", "127.0.0.1", "1"])));
+    for _ in 0..3 {
+        within(manager.lock("k").try_acquire()).await.unwrap_err();
+        // It answers, and yet does no work.
+        all_answer(&manager).await;
+    }
+    // A round is over once its vote is certain.
+    eventually("all are told of", async || {
+        manager.lock("k").try_acquire().await.unwrap_err();
+        told(&trace, "WARN", "node unreachable").len() == site.all().len()
+    })
+    .await;
+    assert!(told(&trace, "INFO", "node reachable again").is_empty());
+    site.all().iter().for_each(|server| drop(server.command(&["REPLICAOF", "NO", "ONE"])));
+    eventually("all work again", async || {
+        let _taken = manager.lock("k").try_acquire().await;
+        told(&trace, "INFO", "node reachable again").len() == site.all().len()
+    })
+    .await;
+    assert_told_once(&site, &trace, "WARN", "node unreachable", "cause");
+    assert_told_once(&site, &trace, "INFO", "node reachable again", "away");
+}
+
+async fn broken_connections_alone_are_not_told_of(site: Site) {
+    let (trace, manager) = (Trace::start(), site.manager());
+    for _ in 0..3 {
+        within(manager.lock("k").acquire()).await.unwrap().release().await.unwrap();
+        break_connections(&site);
+    }
+    manager.close().await;
     assert_eq!(loud(&trace), Vec::<String>::new());
+}
+
+/// Asks all nodes some times, each of which fails.
+async fn all_fail(manager: &LockManager) {
+    for _ in 0..3 {
+        assert!(manager.ping().await.iter().all(|node| node.round_trip().is_err()));
+        within(manager.lock("k").try_acquire()).await.unwrap_err();
+    }
+}
+
+async fn all_answer(manager: &LockManager) {
+    eventually("all nodes answer", async || {
+        manager.ping().await.iter().all(|node| node.round_trip().is_ok())
+    })
+    .await;
+}
+
+/// The events of this level and message.
+fn told(trace: &Trace, level: &str, message: &str) -> Vec<Record> {
+    let events = trace.events().into_iter();
+    let says = |event: &Record| event.fields.get("message").is_some_and(|said| said == message);
+    events.filter(|event| event.level == level && says(event)).collect()
+}
+
+/// One such event was told of each node, and it has this field.
+fn assert_told_once(site: &Site, trace: &Trace, level: &str, message: &str, field: &str) {
+    let told = told(trace, level, message);
+    for server in site.all() {
+        let of_it: Vec<_> =
+            told.iter().filter(|event| event.fields["node"] == server.name()).collect();
+        assert_eq!(of_it.len(), 1, "{told:?}");
+        assert!(of_it[0].fields.contains_key(field), "{of_it:?}");
+    }
 }
 
 async fn every_event_names_what_it_is_about(site: Site) {
