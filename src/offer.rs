@@ -48,9 +48,17 @@ impl Renewal {
 
     /// When a lock of this TTL that was just extended is renewed next.
     pub(crate) fn next(&self, ttl: Duration) -> Instant {
-        let interval = self.every.filter(|every| *every < ttl).unwrap_or(ttl / 3);
+        // The TTL may be another than the one for which the interval was checked.
+        let every = self.every.filter(|every| *every <= longest_interval(ttl));
+        let interval = every.unwrap_or(ttl / 3);
         clock::now() + interval - (interval / 10).mul_f64(self.lead)
     }
+}
+
+/// The longest interval at which a lock of this TTL may be renewed: a renewal that comes late, or has to be
+/// repeated, needs the rest.
+pub(crate) fn longest_interval(ttl: Duration) -> Duration {
+    ttl.saturating_mul(4) / 5
 }
 
 impl fmt::Debug for Renewal {

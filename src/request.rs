@@ -19,7 +19,7 @@ use crate::{
     guard::LockGuard,
     keeper::Keeper,
     metrics::{self, Acquiring},
-    offer::Renewal,
+    offer::{Renewal, longest_interval},
     retry::Retry,
     token::OwnerToken,
 };
@@ -113,8 +113,9 @@ impl LockRequest {
 
     /// Has the lock renewed in the background at this interval, up to a tenth earlier.
     ///
-    /// It must be more than zero and less than the TTL; anything else is an [`Error::Config`] when the lock
-    /// is taken.
+    /// It must be more than zero and at most four fifths of the TTL, so that a late or repeated renewal still
+    /// comes in time; anything else is an [`Error::Config`] when the lock is taken. Once the lock was extended to
+    /// a TTL for which the interval is too long, it is renewed each third of that TTL instead.
     #[doc(alias = "watchdog")]
     pub const fn auto_renew_every(mut self, interval: Duration) -> Self {
         self.is_renewed = true;
@@ -378,9 +379,11 @@ impl LockRequest {
         settings.check_ttl(self.ttl)?;
         settings.check_min_hold(self.min_hold)?;
         let (ttl, Renewal { every, max_hold, .. }) = (self.ttl, &self.renewal);
-        if let Some(every) = every.filter(|every| every.is_zero() || *every >= ttl) {
+        let longest = longest_interval(ttl);
+        if let Some(every) = every.filter(|every| every.is_zero() || *every > longest) {
             return Err(Error::config(format!(
-                "the renewal interval must be more than zero and less than the TTL of {ttl:?}, not {every:?}"
+                "the renewal interval must be more than zero and at most four fifths of the TTL of {ttl:?}, \
+                 which is {longest:?}, not {every:?}"
             )));
         }
         match max_hold.filter(|max_hold| *max_hold < ttl) {

@@ -42,6 +42,7 @@ paused!(
     a_watchdog_keeps_a_lock_for_a_day,
     a_watchdog_renews_every_third_of_the_ttl,
     a_watchdog_renews_as_often_as_wished,
+    an_interval_too_long_for_a_shorter_ttl_gives_way_to_a_third_of_it,
     a_renewed_lock_excludes_others_for_a_day,
     a_waiter_gets_the_lock_when_its_ttl_is_over,
     a_waiter_gets_the_lock_when_it_is_released,
@@ -200,11 +201,23 @@ async fn a_watchdog_renews_every_third_of_the_ttl(site: Site) {
 
 async fn a_watchdog_renews_as_often_as_wished(site: Site) {
     let events = Events::default();
-    let request = site.manager().lock("k").ttl(secs(30)).auto_renew_every(secs(25));
+    let request = site.manager().lock("k").ttl(secs(30)).auto_renew_every(secs(24));
     let _guard = request.on_renewal(events.listener()).await.unwrap();
     sleep(secs(3600)).await;
     let renewals = events.renewals();
-    assert!((144..=161).contains(&renewals), "{renewals}");
+    assert!((149..=167).contains(&renewals), "{renewals}");
+}
+
+async fn an_interval_too_long_for_a_shorter_ttl_gives_way_to_a_third_of_it(site: Site) {
+    let events = Events::default();
+    let request = site.manager().lock("k").ttl(secs(30)).auto_renew_every(secs(20));
+    let guard = request.on_renewal(events.listener()).await.unwrap();
+    guard.extend(secs(21)).await.unwrap();
+    sleep(secs(3600)).await;
+    assert!(guard.is_valid());
+    // Every 7 s; 20 s would leave less than a second for a renewal that is late.
+    let renewals = events.renewals();
+    assert!(renewals > 500, "{renewals}");
 }
 
 async fn a_renewed_lock_excludes_others_for_a_day(site: Site) {
@@ -385,7 +398,7 @@ async fn a_lost_callback_comes_at_the_end_of_the_validity(site: Site) {
     let hearing = Arc::clone(&heard);
     let owner = OwnerToken::random();
     let request = site.manager().lock("k").ttl(secs(10)).owner(owner.clone());
-    let request = request.auto_renew_every(millis(9_999)).on_renewal(move |event| {
+    let request = request.auto_renew_every(secs(8)).on_renewal(move |event| {
         if let redlatch::RenewalEvent::Lost { reason, .. } = event {
             *hearing.lock().unwrap() = Some((*reason, Instant::now()));
         }
