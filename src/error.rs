@@ -274,7 +274,8 @@ impl Display for LossReason {
     }
 }
 
-/// What went wrong at one node; [`source`](StdError::source) has the server's or the pool's words.
+/// What went wrong at one node; [`source`](StdError::source) has the server's or the pool's words, and says each
+/// cause once.
 #[derive(Clone)]
 pub struct NodeError {
     node: Arc<str>,

@@ -9,8 +9,9 @@ use deadpool_redis::redis::RedisError;
 pub(super) enum Failure {
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    #[error(transparent)]
-    Redis(#[from] RedisError),
+    /// It has no source: that would be what it wraps, and says, once more.
+    #[error("{0}")]
+    Redis(RedisError),
     #[error("the lock was released before this could be sent")]
     Withdrawn,
     #[error("a reply of an unknown shape")]
@@ -23,6 +24,12 @@ pub(super) enum Failure {
     OwedUndo,
     #[error("there is no tokio runtime here")]
     NoRuntime,
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
 }
 
 impl Failure {

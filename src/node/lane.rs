@@ -436,7 +436,6 @@ impl Shared {
 
     fn error(&self, failure: Failure) -> NodeError {
         match failure {
-            Failure::Redis(error) => NodeError::new(&self.name, error),
             failure @ Failure::TimedOut(_) => NodeError::silence(&self.name, failure),
             failure => NodeError::new(&self.name, failure),
         }

@@ -178,7 +178,10 @@ impl Faulty {
             let host = node.node().trim_end_matches(":6379");
             assert!(self.urls.iter().any(|url| url.contains(host)), "{node:?}");
             assert!(node.to_string().contains(host), "{node}");
-            let causes = chain(node).split_off(1).join(": ");
+            let causes = chain(node).split_off(1);
+            let mut pairs = causes.windows(2);
+            assert!(pairs.all(|pair| !pair[0].contains(&*pair[1])), "said twice: {causes:?}");
+            let causes = causes.join(": ");
             let said = causes.to_lowercase().contains(&self.words.to_lowercase());
             assert!(!causes.is_empty() && said, "{causes}");
             assert!(error.to_string().contains(host), "{error}");
