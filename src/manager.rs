@@ -58,7 +58,9 @@ impl LockManager {
     /// failures than one less.
     #[doc(alias = "redlock")]
     pub fn quorum<N: IntoNode>(nodes: impl IntoIterator<Item = N>) -> LockManagerBuilder {
-        LockManagerBuilder::new(nodes.into_iter().map(IntoNode::into_node).collect())
+        let mut nodes: Vec<_> = nodes.into_iter().map(IntoNode::into_node).collect();
+        number(&mut nodes);
+        LockManagerBuilder::new(nodes)
     }
 
     /// Creates a manager over one node in this process' memory, with all defaults.
@@ -322,8 +324,8 @@ impl LockManagerBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for: no node, the same node twice, a URL that cannot be read, a drift factor outside
-    /// `[0, 1)`, a timeout of zero, a TTL out of range.
+    /// [`Error::Config`] for: no node, the same node twice, a URL that cannot be read, TLS for which nobody has
+    /// chosen rustls' crypto provider, a drift factor outside `[0, 1)`, a timeout of zero, a TTL out of range.
     pub fn build(self) -> Result<LockManager> {
         let nodes: Vec<Node> = self.nodes.into_iter().collect::<Result<_>>()?;
         check_nodes(&nodes)?;
@@ -339,7 +341,18 @@ impl LockManagerBuilder {
     }
 }
 
-/// Refuses to count one server twice: whatever the database or the credentials, it fails as one.
+/// Has each error say which of several nodes it is about.
+fn number(nodes: &mut [Result<Node>]) {
+    let all = nodes.len();
+    for (position, node) in nodes.iter_mut().enumerate().filter(|_| all > 1) {
+        if let Err(Error::Config { message }) = node {
+            message.insert_str(0, &format!("node {} of {all}: ", position + 1));
+        }
+    }
+}
+
+/// Refuses to count one server twice: whatever the database or the credentials, it fails as one. Refuses TLS that
+/// would panic when it connects.
 fn check_nodes(nodes: &[Node]) -> Result<()> {
     if nodes.is_empty() {
         return Err(Error::config("a manager needs at least one node"));
@@ -348,6 +361,7 @@ fn check_nodes(nodes: &[Node]) -> Result<()> {
         if nodes[..position].iter().any(|other| other.is_same_as(node)) {
             return Err(Error::config(format!("node {} is named twice", node.name())));
         }
+        node.check_tls()?;
     }
     Ok(())
 }

@@ -13,6 +13,8 @@ mod redis;
 mod script;
 mod state;
 mod survey;
+mod tls;
+mod url;
 mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -33,7 +35,7 @@ pub(crate) use self::{
     script::scripts,
 };
 use crate::{
-    error::{NodeError, Result},
+    error::{Error, NodeError, Result},
     key::Key,
     settings::Settings,
 };
@@ -67,11 +69,18 @@ enum Kind {
 impl Node {
     /// Reads a URL: `redis://`, `rediss://`, `redis+unix://` or `valkey://`. Opens nothing yet.
     ///
-    /// The port defaults to 6379, the database to 0. Add `?protocol=resp3` for servers that demand it.
+    /// `redis://user:password@host:port/database`, or `redis+unix:///path?user=..&pass=..&db=..` for a socket. The
+    /// port defaults to 6379, the database to 0; `?db=3` names it too. Add `?protocol=resp3` for servers that
+    /// demand it. User and password are percent-encoded (`#` as `%23`, `/` as `%2F`, `?` as `%3F`, `@` as `%40`, `:`
+    /// as `%3A`, `%` as `%25`).
+    ///
+    /// What is not understood is refused: other parameters, a user without a password, and whatever follows a `#`,
+    /// so that there is no `#insecure`; certificates are always checked.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`](crate::Error::Config) if the URL cannot be read, or needs TLS and the crate was built without.
+    /// [`Error::Config`](crate::Error::Config) if the URL cannot be read, or needs TLS and the crate was built
+    /// without. It says what would do, and never repeats credentials.
     pub fn open(url: impl AsRef<str>) -> Result<Self> {
         Ok(Self::from_source(Source::url(url.as_ref())?))
     }
@@ -105,7 +114,8 @@ impl Node {
         Ok(self)
     }
 
-    /// Returns `host:port`, or the path of the node's socket; never credentials.
+    /// Returns `host:port`, with brackets around an IPv6 address, or the path of the node's socket; never
+    /// credentials.
     ///
     /// Pools over a cluster or Sentinel keep their addresses to themselves: a node of theirs is `cluster` or
     /// `sentinel`, followed by the `host:port` of [`with_notices`](Self::with_notices) if that was given.
@@ -131,9 +141,20 @@ impl Node {
         {
             return one.is_same_pool(other);
         }
-        // Host names know no case, paths do.
-        let is_path = self.name.contains('/');
-        self.name == other.name || !is_path && self.name.eq_ignore_ascii_case(&other.name)
+        url::is_same_place(&self.name, &other.name)
+    }
+
+    /// Refuses TLS that cannot begin.
+    pub(crate) fn check_tls(&self) -> Result<()> {
+        let source = match &self.kind {
+            Kind::Redis(source) => Some(source),
+            Kind::Memory(_) => None,
+        };
+        let is_tls = source.into_iter().chain(&self.notices).any(Source::is_tls);
+        if !is_tls || tls::has_provider() {
+            return Ok(());
+        }
+        Err(Error::config(format!("node {}: {}", self.name, tls::NO_PROVIDER)))
     }
 
     /// That the node answered something else than was asked.

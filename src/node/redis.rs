@@ -8,14 +8,14 @@ use deadpool::managed::Manager;
 use deadpool_redis::{
     Pool,
     redis::{
-        AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+        AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ProtocolVersion,
         aio::{AsyncPushSender, MultiplexedConnection},
         io::tcp::{TcpSettings, socket2::TcpKeepalive},
     },
 };
 use tokio::sync::Semaphore;
 
-use super::{failure::Failure, wire::Wire};
+use super::{failure::Failure, url, wire::Wire};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::simulation::Server;
@@ -49,6 +49,22 @@ impl Source {
             #[cfg(test)]
             Self::Simulated(_) => true,
             _ => false,
+        }
+    }
+
+    /// Whether it connects with TLS, as far as it tells.
+    pub(super) fn is_tls(&self) -> bool {
+        match self {
+            Self::Pool(pool) => format!("{:?}", pool.manager()).contains("addr: TcpTls {"),
+            Self::Url(client) => {
+                matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. })
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => false,
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => false,
+            #[cfg(test)]
+            Self::Simulated(_) => false,
         }
     }
 
@@ -113,7 +129,7 @@ impl Source {
     /// The name of the node: `host:port` or the path of its socket.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Url(client) => client.get_connection_info().addr().to_string(),
+            Self::Url(client) => url::name(client.get_connection_info().addr()),
             Self::Pool(pool) => address_of(pool).unwrap_or_else(|| "pool".to_owned()),
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => "cluster".to_owned(),
@@ -189,18 +205,7 @@ pub(super) fn tcp_settings() -> TcpSettings {
 
 /// A URL as connection settings.
 fn connection_info(url: &str) -> Result<ConnectionInfo> {
-    let info = url.into_connection_info().map_err(|error| {
-        let wants_tls = ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme));
-        let hint = if wants_tls { "; TLS needs a TLS feature of this crate" } else { "" };
-        Error::config(format!("a node's URL is not usable: {}{hint}", error.category()))
-    })?;
-    if !info.addr().is_supported() {
-        return Err(Error::config(format!(
-            "node {}: TLS needs a TLS feature of this crate",
-            info.addr()
-        )));
-    }
-    Ok(info.set_tcp_settings(tcp_settings()))
+    Ok(url::read(url)?.set_tcp_settings(tcp_settings()))
 }
 
 /// The address that a pool connects to. Its manager keeps the client private and only `Debug` tells, which is
@@ -210,11 +215,11 @@ fn address_of(pool: &Pool) -> Option<String> {
     let (_, address) = debug.split_once("addr: ")?;
     if let Some(tcp) = address.strip_prefix("Tcp(\"") {
         let (host, rest) = tcp.split_once("\", ")?;
-        return Some(format!("{host}:{}", rest.split_once(')')?.0));
+        return Some(url::host_and_port(host, rest.split_once(')')?.0.parse().ok()?));
     }
     if let Some(tls) = address.strip_prefix("TcpTls { host: \"") {
         let (host, rest) = tls.split_once("\", port: ")?;
-        return Some(format!("{host}:{}", rest.split_once(',')?.0));
+        return Some(url::host_and_port(host, rest.split_once(',')?.0.parse().ok()?));
     }
     let (path, _) = address.strip_prefix("Unix(\"")?.split_once("\")")?;
     Some(path.to_owned())

@@ -81,6 +81,42 @@ async fn ping_tells_of_every_server_and_needs_a_majority() {
 }
 
 #[tokio::test]
+async fn a_cause_is_told_once() {
+    let servers = Server::group(3);
+    servers[2].kill();
+    for args in [&["ping"][..], &["inspect", "k"]] {
+        let out = on(&servers, args).await.out;
+        let line = out.lines().find(|line| line.contains(&servers[2].name())).unwrap();
+        assert_eq!(line.matches("refused").count(), 1, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_work_is_said_to_be_which_and_why() {
+    for (nodes, words) in [
+        ("localhost:6379", &["write redis://localhost:6379"][..]),
+        ("redis://a,redis://b?ssl=true", &["node 2 of 2", "b:6379", "`ssl`", "rediss://"]),
+        ("redis://ann:57#hunter2@a", &["%23"]),
+        ("http://a:6379", &["a:6379", "redis://"]),
+    ] {
+        let mut command = bare(&["ping"]);
+        command.env("REDLATCH_NODES", nodes);
+        let ended = run(command).await;
+        for words in words {
+            ended.is(64).says(words);
+        }
+        assert!(!ended.err.contains("hunter2") && !ended.err.contains("57"), "{ended:?}");
+    }
+}
+
+#[cfg(not(feature = "cli-tls"))]
+#[tokio::test]
+async fn tls_without_its_feature_is_refused_naming_it() {
+    let ended = run(bare(&["--nodes", "rediss://a", "ping"])).await;
+    ended.is(64).says("`cli-tls`");
+}
+
+#[tokio::test]
 async fn a_prefix_goes_before_every_key() {
     let servers = [Server::start()];
     let script = "redis-cli -u $URL keys '*'; echo $REDLATCH_KEY";

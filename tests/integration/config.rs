@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redlatch::deadpool_redis::{Config, Pool, Runtime};
+use redlatch::deadpool_redis::{Config, Pool, Runtime, redis::Value};
 use redlatch::{ClockDrift, Error, LockManager, LockManagerBuilder, LockRequest, Node};
 
 use crate::support::{Server, Site, everything_said, everywhere, millis, secs};
@@ -53,6 +53,7 @@ fn other_credentials_to_one_server_are_the_same_node() {
 #[test]
 fn a_host_in_another_case_is_the_same_node() {
     refusal(quorum(&["redis://Example.org:7001", "redis://example.ORG:7001"]));
+    refusal(quorum(&["redis://example.org:7001", "redis://example.org.:7001"]));
 }
 
 #[test]
@@ -64,6 +65,8 @@ fn another_scheme_or_protocol_is_the_same_node() {
 #[test]
 fn an_ipv6_address_is_the_same_node_with_its_default_port() {
     refusal(quorum(&["redis://[::1]", "redis://[::1]:6379"]));
+    refusal(quorum(&["redis://[::1]", "redis://[0:0::0:1]"]));
+    refusal(quorum(&["redis://[::ffff:127.0.0.1]", "redis://127.0.0.1"]));
 }
 
 #[test]
@@ -211,6 +214,28 @@ fn a_bad_url_is_refused() {
 }
 
 #[test]
+fn a_bad_url_of_several_is_said_to_be_which() {
+    let of = |url| refusal(quorum(&["redis://a:7001", url, "redis://c:7001"]));
+    assert!(of("redis://b:7001?ssl=true").starts_with("node 2 of 3: the URL of node b:7001 "));
+    let hint = of("localhost:6379");
+    assert!(hint.starts_with("node 2 of 3: "), "{hint}");
+    assert!(hint.contains("write redis://localhost:6379"), "{hint}");
+}
+
+#[test]
+fn a_node_is_named_by_its_address_alone() {
+    for (url, name) in [
+        ("redis://ann:hunter2@a:7001/3?protocol=resp3", "a:7001"),
+        ("redis://:hunter2@a?db=3", "a:6379"),
+        ("redis://[0::1]", "[::1]:6379"),
+        ("redis+unix:///run/a.sock?user=ann&pass=hunter2", "/run/a.sock"),
+    ] {
+        assert_eq!(Node::open(url).unwrap().name(), name);
+        assert_eq!(Node::from(pool(url)).name(), name);
+    }
+}
+
+#[test]
 fn a_bad_url_is_not_repeated() {
     for url in BAD_URLS {
         let said = everything_said(&Node::open(url).unwrap_err());
@@ -273,6 +298,19 @@ async fn credentials_do_not_show_in_what_comes_of_a_login() {
     assert_secret(&manager);
     let held = manager.lock("k").try_acquire().await.unwrap_err();
     assert!(!everything_said(&held).contains("hunter2"));
+}
+
+#[tokio::test]
+async fn the_database_of_a_url_is_the_one_that_is_locked_in() {
+    let server = Server::start();
+    for (url, database) in [("redis://{}/3", "3"), ("redis://{}?db=4", "4"), ("redis://{}", "0")] {
+        let url = url.replace("{}", &server.name());
+        let manager = LockManager::single(url).node_timeout(secs(10)).build().unwrap();
+        let guard = manager.lock("k").try_acquire().await.unwrap();
+        let look = "redis.call('SELECT', ARGV[1]) return redis.call('EXISTS', 'k')";
+        assert_eq!(server.command(&["EVAL", look, "0", database]), Value::Int(1), "{database}");
+        guard.release().await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -453,6 +491,23 @@ const BAD_URLS: &[&str] = &[
     "redis://ann:hunter2@a?protocol=hunter2",
     "redis+unix://hunter2/run/a.sock",
     "redis+unix:///run/a.sock?db=one&pass=hunter2",
+    "redis+unix:///run/a.sock?pass=57&hunter2=1",
+    "redis+unix:///run/a.sock?password=hunter2",
+    "redis://ann:57#hunter2@a",
+    "redis://ann:57/hunter2@a",
+    "redis://ann:57?hunter2@a",
+    "redis://ann:57@hunter2@a",
+    "redis://ann:57#hunter2",
+    "redis://ann:57?hunter2",
+    "redis://ann:%hunter2@a",
+    "redis://hunter2@a",
+    "redis://a:0",
+    "redis://a?password=hunter2",
+    "redis://a?ssl=hunter2",
+    "redis://a?db=hunter2",
+    "redis://a/3?db=4",
+    "redis://a#3",
+    "redis://ann:hunter2@a#insecure",
 ];
 
 const GOOD_URLS: &[&str] = &[
@@ -461,6 +516,7 @@ const GOOD_URLS: &[&str] = &[
     "redis://a:7001",
     "redis://a:7001/15",
     "redis://a/0?protocol=resp3",
+    "redis://a?db=3&protocol=resp2",
     "redis://:hunter2@a",
     "redis://ann:hunter2@a",
     "redis://ann:hunter%32%40%3a%2f@a",
