@@ -26,9 +26,14 @@ impl Key {
             )));
         }
         let lock = [prefix, &name].concat();
+        if let Some(counted) = counted_by(&lock) {
+            return Err(Error::config(format!(
+                "`{lock}` cannot be locked: it is the name of the fencing counter of `{counted}`"
+            )));
+        }
         let (open, close) = if hash_tag(&lock).is_some() { ("", "") } else { ("{", "}") };
         let (fence, channel) =
-            ([open, &lock, close, ":fence"].concat(), [open, &lock, close, ":released"].concat());
+            ([open, &lock, close, FENCE].concat(), [open, &lock, close, RELEASED].concat());
         Ok(Self { name: name.into(), lock, fence, channel })
     }
 
@@ -46,6 +51,15 @@ impl Key {
     }
 }
 
+/// The lock whose fencing counter has this name, if that is what it looks like: the two would get into each other's
+/// way. Whether there ever is such a lock nobody knows.
+fn counted_by(name: &str) -> Option<&str> {
+    let counted = name.strip_suffix(FENCE)?;
+    let inner = || counted.strip_prefix('{')?.strip_suffix('}').filter(|inner| !inner.is_empty());
+    let untagged = inner().filter(|inner| hash_tag(inner).is_none());
+    untagged.or_else(|| hash_tag(counted).map(|_| counted))
+}
+
 /// The part between the first `{` and the first `}` behind it, if there is one and it is not empty.
 /// See "Hash tags" in the Redis cluster specification.
 fn hash_tag(key: &str) -> Option<&str> {
@@ -58,8 +72,13 @@ fn hashed_part(key: &str) -> &str {
     hash_tag(key).unwrap_or(key)
 }
 
+const FENCE: &str = ":fence";
+const RELEASED: &str = ":released";
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn key(name: &str) -> Key {
@@ -104,6 +123,79 @@ mod tests {
             proptest::prop_assert_eq!(key.keeps_to_one_slot(), !is_odd);
             proptest::prop_assert!(is_one_slot || is_odd);
         }
+    }
+
+    #[test]
+    fn the_name_of_a_fencing_counter_is_refused() {
+        for (prefix, name) in [
+            ("", "{k}:fence"),
+            ("app:", "{k}:fence"),
+            ("{app}:", "k:fence"),
+            ("{app}", ":fence"),
+            ("", "a{b}c:fence"),
+            ("", "{{k}:fence}:fence"),
+            ("", "{}}:fence"),
+            ("", "{a}b}:fence"),
+            ("", "{a{b}:fence"),
+        ] {
+            let error = Key::new(prefix, name.to_owned()).unwrap_err();
+            assert!(error.is_config() && error.to_string().contains(":fence"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_only_resembles_a_fencing_counter_is_a_key() {
+        for name in
+            ["k:fence", ":fence", "{k}:fences", "{k}:fence:", "{}:fence", "{:fence", "{}{a}}:fence"]
+        {
+            assert_eq!(&*key(name).name, name);
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_lock_that_is_in_the_way() {
+        for (name, counted) in [("{k}:fence", "`k`"), ("a{b}c:fence", "`a{b}c`")] {
+            let error = Key::new("", name.to_owned()).unwrap_err().to_string();
+            assert!(error.ends_with(counted), "{error}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn no_lock_is_anothers_counter(one in names(), other in names()) {
+            if let (Ok(one), Ok(other)) = (Key::new("", one), Key::new("", other)) {
+                prop_assert!(one.lock != other.fence && other.lock != one.fence);
+                // By the rule, `k` and `{k}` have one counter between them: their tokens grow all the same.
+                let are_bare_and_braced = one.lock == format!("{{{}}}", other.lock)
+                    || other.lock == format!("{{{}}}", one.lock);
+                prop_assert!(one.lock == other.lock || one.fence != other.fence || are_bare_and_braced);
+            }
+        }
+
+        #[test]
+        fn only_names_of_counters_are_refused(name in names()) {
+            let is_counter_of = |lock: &str| {
+                let (open, close) = if hash_tag(lock).is_some() { ("", "") } else { ("{", "}") };
+                !lock.is_empty() && name == format!("{open}{lock}{close}:fence")
+            };
+            // The name of its lock is a part of it.
+            let ends: Vec<_> = (0..=name.len()).filter(|&at| name.is_char_boundary(at)).collect();
+            let parts = ends.iter().flat_map(|&from| {
+                ends.iter().filter(move |&&to| to >= from).map(move |&to| (from, to))
+            });
+            let is_counter = { parts }.any(|(from, to)| is_counter_of(&name[from..to]));
+            prop_assert_eq!(Key::new("", name).is_err(), is_counter);
+        }
+    }
+
+    /// Names that are likely to get into each other's way.
+    fn names() -> impl Strategy<Value = String> {
+        let ends = prop_oneof![Just(""), Just(":fence"), Just("}:fence"), Just(":fence}:fence")];
+        ("[{}a]{0,5}", ends)
+            .prop_map(|(start, end)| format!("{start}{end}"))
+            .prop_filter("a key is not empty", |name| !name.is_empty())
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl LockManager {
         Self { keeper: Arc::new(Keeper::new(vec![Node::in_memory()], Settings::default())) }
     }
 
-    /// Starts a request for the lock of this key: 1 to 512 bytes, any characters.
+    /// Starts a request for the lock of this key: 1 to 512 bytes, any characters, but not the name of another key's
+    /// fencing counter (`{k}:fence`).
     ///
     /// Nothing is checked or sent before one of the request's ends is awaited.
     #[doc(alias("lease", "mutex"))]
