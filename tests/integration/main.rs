@@ -53,6 +53,7 @@ mod run;
 mod runtimes;
 mod sets;
 mod shared_owner;
+mod short_of_memory;
 mod silent_lines;
 mod status;
 mod tickets;

@@ -31,7 +31,13 @@ if ARGV[5] then
     return {2, token or 0, redis.call('PTTL', KEYS[1])}
   end
 end
-if keep > 0 then redis.call('SET', KEYS[1], kept, 'PX', keep) else redis.call('DEL', KEYS[1]) end
+if keep > 0 then
+  -- When memory is short, a SET is refused unless the script has written before.
+  redis.call('PEXPIRE', KEYS[1], keep)
+  redis.call('SET', KEYS[1], kept, 'PX', keep)
+else
+  redis.call('DEL', KEYS[1])
+end
 if ARGV[7] and redis.call('GET', KEYS[2]) == ARGV[3] then
   redis.call('SET', KEYS[2], released, 'KEEPTTL')
 end

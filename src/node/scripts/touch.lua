@@ -15,7 +15,9 @@ elseif ARGV[5] == 'adopt' and token ~= held then
 elseif ttl > redis.call('PTTL', KEYS[1]) and ttl > 0 then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
+-- When memory is short, a SET is refused unless the script has written before, so that PEXPIRE comes first.
+local is_counted = redis.call('PEXPIRE', KEYS[2], ARGV[4]) == 1 and token >= held
 token = math.max(token, held)
-redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[4])
+if not owner or not is_counted then redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[4]) end
 if not owner then return {1, token} end
 return {2, token, ttl}
