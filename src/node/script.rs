@@ -197,6 +197,30 @@ mod tests {
         assert_eq!(decode(&reply).unwrap(), refused);
     }
 
+    /// Redis 6 with `lua-replicate-commands no` refuses to write after what differs from server to server, unless
+    /// the script says first that its writes be replicated.
+    #[test]
+    fn no_script_writes_after_what_differs_from_server_to_server_without_saying_so_first() {
+        for (text, _) in scripts() {
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("--"));
+            let code: Vec<_> = code.collect();
+            // What a script returns at once it does not write after.
+            let differs = |line: &&str| !line.contains("return ") && has_one_of(line, &RANDOM);
+            let Some(at) = code.iter().position(differs) else { continue };
+            let (before, after) = code.split_at(at);
+            let says_so = before.iter().any(|line| line.contains("redis.replicate_commands()"));
+            let writes = after.iter().any(|line| has_one_of(line, &WRITING));
+            assert!(says_so || !writes, "{text}");
+        }
+    }
+
+    fn has_one_of(line: &str, words: &[&str]) -> bool {
+        words.iter().any(|word| line.contains(word))
+    }
+
+    const RANDOM: [&str; 3] = ["'PTTL'", "'TTL'", "'TIME'"];
+    const WRITING: [&str; 5] = ["'SET'", "'DEL'", "'PEXPIRE'", "'INCR", "'PUBLISH'"];
+
     /// A reply of any shape, more often one that looks like a script's.
     fn reply() -> impl Strategy<Value = Value> {
         let number = prop_oneof![-3..6i64, any::<i64>()];

@@ -256,6 +256,20 @@ async fn extend_is_refused_by_restarted_servers(site: Site) {
     assert!(site.lock_keys().is_empty());
 }
 
+/// Redis 6 may have replicas run the scripts, and is strict about what those do then. Later servers ignore the setting.
+#[tokio::test]
+async fn a_lock_is_extended_where_replicas_run_the_scripts() {
+    let server = Server::start_with(&["--lua-replicate-commands", "no"]);
+    let manager = LockManager::single(server.url()).node_timeout(secs(10)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(30)).await.unwrap();
+    guard.try_extend(secs(600)).await.unwrap();
+    assert!(server.pttl("k") > Some(secs(300)));
+    assert!(manager.lock("k").try_acquire().await.unwrap_err().is_contended());
+    let guard = manager.adopt(guard.into_ticket()).await.unwrap();
+    guard.release().await.unwrap();
+    assert!(server.lock_keys().is_empty());
+}
+
 #[tokio::test]
 async fn extend_holds_while_a_majority_does() {
     let site = Site::servers(3);

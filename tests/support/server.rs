@@ -241,7 +241,9 @@ fn next_port() -> u16 {
 
 fn launch(port: u16, args: &[String], dir: &TempDir) -> Child {
     let log = File::create(dir.path().join("log")).expect("the log can be made");
-    let mut command = Command::new("redis-server");
+    // Another server can be tested: its path, in this variable.
+    let server = std::env::var_os("REDLATCH_TEST_SERVER");
+    let mut command = Command::new(server.unwrap_or_else(|| "redis-server".into()));
     let args = match args {
         // A Sentinel wants a file, which it also writes to.
         [first, config] if first == SENTINEL => {

@@ -1,6 +1,9 @@
 -- Raises the fencing counter and extends, heals or adopts, only for the owner.
 -- KEYS: lock, fence   ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, 'keep' | 'heal' | 'adopt'
 -- Returns {2, token, pttl}: the owner's; {1, token}: put back; {0, pttl, hash}: another owner's; {-1}: gone.
+-- What PTTL says is not the same on a replica. Redis 6 with `lua-replicate-commands no`, which has replicas run the
+-- script, allows no write after it, unless it is told to send them the writes instead. Others always do.
+if redis.replicate_commands then redis.replicate_commands() end
 local token = tonumber(redis.call('GET', KEYS[2]) or 0)
 if not token or math.max(token, tonumber(ARGV[3])) > 9e15 then return redis.error_reply('ERR the fencing counter holds no usable number') end
 local held, ttl = tonumber(ARGV[3]), tonumber(ARGV[2])
