@@ -25,9 +25,10 @@ use super::{
     failure::Failure,
     line::{Line, Replies},
     mail::{Mail, Parcel, Slot},
+    notices::Database,
     presence::{Absence, Presence},
     redis::Source,
-    script::{Delivery, Spelling, decode, encode},
+    script::{Delivery, Passage, Spelling, decode, encode, is_unannounced},
     state::{State, Step},
 };
 use crate::{error::NodeError, metrics, settings::Settings, sync::lock, tasks};
@@ -42,6 +43,7 @@ struct Shared {
     /// The node's place in the manager.
     index: usize,
     source: Source,
+    database: Arc<Database>,
     node_timeout: Duration,
     /// How long after its restart the node does not vote.
     quarantine: Option<Duration>,
@@ -53,7 +55,13 @@ struct Shared {
 }
 
 impl Lane {
-    pub(super) fn new(name: Arc<str>, index: usize, source: Source, settings: &Settings) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        index: usize,
+        source: Source,
+        database: Arc<Database>,
+        settings: &Settings,
+    ) -> Self {
         let (since, cause) = (Instant::now(), Failure::NotConnected);
         let state = Mutex::new(State::Down { failures: 0, since, cause });
         let (changed, room) = (Notify::new(), Semaphore::new(source.room()));
@@ -63,6 +71,7 @@ impl Lane {
             name,
             index,
             source,
+            database,
             node_timeout,
             quarantine,
             state,
@@ -177,12 +186,23 @@ impl Shared {
     }
 
     fn parcel<'a>(&self, (trail, command): (&'a Trail, Command), spelling: Spelling) -> Parcel<'a> {
-        let cmd = encode(command, trail, spelling, self.delivery());
+        // Another line may come in between: then one release too many, or too few, is announced.
+        let announces = command.claims() || self.line().is_none_or(|line| line.announces());
+        let cmd = encode(command, trail, spelling, self.passage(announces));
         Parcel { cmd, claim: command.claims().then_some(trail), grants: command.grants() }
     }
 
-    const fn delivery(&self) -> Delivery {
-        if self.source.is_cluster() { Delivery::AnyTimes } else { Delivery::AtMostOnce }
+    fn passage(&self, announces: bool) -> Passage {
+        let is_cluster = self.source.is_cluster();
+        let delivery = if is_cluster { Delivery::AnyTimes } else { Delivery::AtMostOnce };
+        Passage { delivery, database: self.database.get(), announces }
+    }
+
+    fn line(&self) -> Option<Arc<Line>> {
+        match &*lock(&self.state) {
+            State::Up(line) => Some(line.clone()),
+            State::Down { .. } | State::Connecting { .. } | State::Proving => None,
+        }
     }
 
     /// Queues parcels on the line, opening one if there is none, and waits for their replies.
@@ -316,6 +336,7 @@ impl Shared {
 
     async fn open_line(&self, failures: u32) -> Result<Line, Failure> {
         let mut wire = self.source.connect().await?;
+        self.database.found(wire.database());
         let quarantined_until = match self.quarantine {
             Some(length) => {
                 let uptime = wire.uptime().await?;
@@ -346,6 +367,10 @@ impl Shared {
         };
         let demoted = replies.iter().find(is_demoted);
         mail.line.replied(demoted.is_none());
+        if replies.iter().flatten().any(is_unannounced) {
+            tracing::debug!(node = %self.name, "the user may not announce releases");
+            mail.line.announces_no_more();
+        }
         if let Some(Err(error)) = demoted {
             self.retire(&mail.line, Blame::Node, error.clone().into());
         }
@@ -425,7 +450,8 @@ impl Shared {
         }
         Some(async move {
             for (line, trail, command) in undos {
-                let undo = encode(command, trail, Spelling::Text, self.delivery());
+                let passage = self.passage(line.announces());
+                let undo = encode(command, trail, Spelling::Text, passage);
                 let undo = { undo }.set_no_response(true).take();
                 if line.undo(&undo, self.node_timeout).await {
                     trail.undone_on(self.index, &line);

@@ -30,6 +30,8 @@ pub(crate) struct Line {
     timeouts: AtomicU32,
     /// When something was last heard on it.
     heard: Mutex<Instant>,
+    /// The user may announce releases, as far as that is known.
+    announces: AtomicBool,
     /// No longer the lane's: only undos of what was sent on it still go out here.
     retired: AtomicBool,
 }
@@ -37,8 +39,9 @@ pub(crate) struct Line {
 impl Line {
     pub(super) fn new(wire: Wire, failures: u32, quarantined_until: Option<Instant>) -> Self {
         let (failures, timeouts) = (AtomicU32::new(failures), AtomicU32::new(0));
-        let (heard, retired) = (Mutex::new(clock::now()), AtomicBool::new(false));
-        Self { wire, quarantined_until, failures, timeouts, heard, retired }
+        let (heard, announces) = (Mutex::new(clock::now()), AtomicBool::new(true));
+        let retired = AtomicBool::new(false);
+        Self { wire, quarantined_until, failures, timeouts, heard, announces, retired }
     }
 
     /// How long the node must not vote yet.
@@ -123,6 +126,17 @@ impl Line {
     /// How many lines before it came to nothing.
     pub(super) fn failures(&self) -> u32 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether a release is to be announced here.
+    pub(super) fn announces(&self) -> bool {
+        self.announces.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the user may not announce releases: each further try would only be one more line in the
+    /// server's log of refusals.
+    pub(super) fn announces_no_more(&self) {
+        self.announces.store(false, Ordering::Relaxed);
     }
 
     /// Takes the line out of use. Returns how many lines before it came to nothing.

@@ -28,7 +28,13 @@ pub(crate) use self::{
     notices::{Hear, Notice},
     survey::Questions,
 };
-use self::{failure::Failure, lane::Lane, memory::Store, notices::Ear, redis::Source};
+use self::{
+    failure::Failure,
+    lane::Lane,
+    memory::Store,
+    notices::{Database, Ear},
+    redis::Source,
+};
 #[cfg(test)]
 pub(crate) use self::{
     memory::{Kept, Names},
@@ -187,11 +193,11 @@ impl Node {
         let way = match &self.kind {
             Kind::Memory(store) => Way::Memory(store.clone(), hear),
             Kind::Redis(source) => {
-                let name = || self.name.clone();
-                let lane = Lane::new(name(), index, source.clone(), settings);
+                let (name, database) = (|| self.name.clone(), Arc::<Database>::default());
+                let lane = Lane::new(name(), index, source.clone(), database.clone(), settings);
                 let from_url = Some(source).filter(|source| source.is_url());
                 let ear = self.notices.as_ref().or(from_url).map(|source| {
-                    Ear::new(name(), index, source.clone(), settings.node_timeout, hear)
+                    Ear::new(name(), index, source.clone(), database, settings.node_timeout, hear)
                 });
                 Way::Redis(lane, ear)
             }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -27,6 +27,54 @@ pub(crate) enum Notice {
     Missed,
 }
 
+/// What is published when a lock is released. Channels know no databases, so that it has to name its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) token: u64,
+    pub(super) database: Option<i64>,
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.database {
+            Some(database) => write!(f, "{} {database}", self.token),
+            None => write!(f, "{}", self.token),
+        }
+    }
+}
+
+impl Message {
+    /// Reads what was heard. Anybody may publish: what is no message of ours is `None`.
+    fn read(payload: &[u8]) -> Option<Self> {
+        let payload = str::from_utf8(payload).ok()?;
+        let (token, database) = match payload.split_once(' ') {
+            Some((token, database)) => (token, Some(database.parse().ok()?)),
+            None => (payload, None),
+        };
+        Some(Self { token: token.parse().ok()?, database })
+    }
+}
+
+/// The database in which a node's locks are. Of a pool it is known once it has given a connection.
+#[derive(Debug, Default)]
+pub(super) struct Database(OnceLock<i64>);
+
+impl Database {
+    pub(super) fn found(&self, database: i64) {
+        // The connections of a node all lead to the same.
+        self.0.get_or_init(|| database);
+    }
+
+    pub(super) fn get(&self) -> Option<i64> {
+        self.0.get().copied()
+    }
+
+    /// Whether a message is certainly about a lock of another one.
+    fn is_foreign(&self, message: Message) -> bool {
+        self.get().zip(message.database).is_some_and(|(own, other)| own != other)
+    }
+}
+
 /// Is told of every notice, with the node that gave it. It is called under no lock and must not block.
 pub(crate) type Hear = Arc<dyn Fn(usize, &Key, Notice) + Send + Sync>;
 
@@ -40,6 +88,8 @@ struct Shared {
     name: Arc<str>,
     index: usize,
     source: Source,
+    /// Where the locks are: messages may be heard at another.
+    database: Arc<Database>,
     node_timeout: Duration,
     hear: Hear,
     state: Mutex<State>,
@@ -73,13 +123,13 @@ impl Ear {
         name: Arc<str>,
         index: usize,
         source: Source,
+        database: Arc<Database>,
         node_timeout: Duration,
         hear: Hear,
     ) -> Self {
         let (state, changed) = (Mutex::default(), Notify::new());
-        Self {
-            shared: Arc::new(Shared { name, index, source, node_timeout, hear, state, changed }),
-        }
+        let shared = Shared { name, index, source, database, node_timeout, hear, state, changed };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Listens for the releases of a key, as long as the returned value lives.
@@ -208,9 +258,12 @@ impl Shared {
         let Ok(channel) = str::from_utf8(channel) else { return };
         let key = lock(&self.state).wanted.get(channel).map(|wanted| wanted.key.clone());
         let Some(key) = key else { return };
-        // Anybody may publish there: what is no number is still a reason to look.
-        let token = str::from_utf8(payload).ok().and_then(|token| token.parse().ok());
-        let notice = token.map_or(Notice::Missed, |token| Notice::Released { token });
+        let notice = match Message::read(payload) {
+            Some(message) if self.database.is_foreign(message) => return,
+            Some(Message { token, .. }) => Notice::Released { token },
+            // It is still a reason to look.
+            None => Notice::Missed,
+        };
         (self.hear)(self.index, &key, notice);
     }
 
@@ -323,3 +376,37 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(5);
 /// How many times that the connection stays open without listeners.
 const QUIET_ENOUGH: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_message_of_ours_is_not_read() {
+        for payload in
+            ["", " ", "-1", "7 ", " 7", "7 of 9", "7 1 2", "seven", "18446744073709551616"]
+        {
+            assert_eq!(Message::read(payload.as_bytes()), None, "{payload:?}");
+        }
+        assert_eq!(Message::read(b"\xff"), None);
+    }
+
+    #[test]
+    fn a_message_is_foreign_if_both_databases_are_known_and_differ() {
+        let (database, of) = (Database::default(), |database| Message { token: 7, database });
+        assert!(!database.is_foreign(of(Some(3))), "a pool may not have told yet");
+        database.found(0);
+        assert!(database.is_foreign(of(Some(3))));
+        assert!(!database.is_foreign(of(Some(0))) && !database.is_foreign(of(None)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_is_read_as_it_was_written(token: u64, database: Option<i64>) {
+            let message = Message { token, database };
+            prop_assert_eq!(Message::read(message.to_string().as_bytes()), Some(message));
+        }
+    }
+}

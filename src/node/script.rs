@@ -4,7 +4,10 @@ use std::{sync::LazyLock, time::Duration};
 
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value};
 
-use super::command::{Answer, Command, Sighting, Touch, Trail};
+use super::{
+    command::{Answer, Command, Sighting, Touch, Trail},
+    notices::Message,
+};
 use crate::{token::OwnerToken, validity::millis};
 
 /// How a script is named to the server.
@@ -24,13 +27,18 @@ pub(super) enum Delivery {
     AnyTimes,
 }
 
+/// What a command must heed about the connection that it goes down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    pub(super) delivery: Delivery,
+    /// The database that it leads to, as far as that is known.
+    pub(super) database: Option<i64>,
+    /// The user may announce releases, as far as that is known.
+    pub(super) announces: bool,
+}
+
 /// The `EVALSHA` or `EVAL` that asks `command` about the trail's key and owner.
-pub(super) fn encode(
-    command: Command,
-    trail: &Trail,
-    spelling: Spelling,
-    delivery: Delivery,
-) -> Cmd {
+pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling, passage: Passage) -> Cmd {
     let (script, text) = match command {
         Command::Acquire { .. } => (&ACQUIRE, ACQUIRE_TEXT),
         Command::Touch { .. } => (&TOUCH, TOUCH_TEXT),
@@ -60,9 +68,13 @@ pub(super) fn encode(
             cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS).arg(mode);
         }
         Command::Release { held, tokens, keep } => {
-            let channel = if held.is_some() { trail.key.channel.as_str() } else { "" };
+            let message = held.map(|token| Message { token, database: passage.database });
+            // A lock that was never held nobody waits for.
+            let message = message.filter(|_| passage.announces).map(|message| message.to_string());
+            let channel = if message.is_some() { trail.key.channel.as_str() } else { "" };
             cmd.arg(owner).arg(channel).arg(held.unwrap_or_default()).arg(keep.map_or(0, millis));
-            let is_marked = held.is_some() && delivery == Delivery::AnyTimes;
+            cmd.arg(message.unwrap_or_default());
+            let is_marked = held.is_some() && passage.delivery == Delivery::AnyTimes;
             let any = is_marked.then_some((0, u64::MAX));
             if let Some((lowest, highest)) = tokens.or(any) {
                 cmd.arg(lowest).arg(highest);
@@ -85,7 +97,7 @@ pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
             [Value::Int(0), Value::Int(pttl), holder] => refused(*pttl, holder),
             [Value::Int(-1)] => Some(Answer::Gone),
             [Value::Int(-1), token] => number(token).map(|token| Answer::GoneBeside { token }),
-            [Value::Int(3)] => Some(Answer::Deleted),
+            [Value::Int(3 | UNANNOUNCED)] => Some(Answer::Deleted),
             [Value::Int(4), owner, Value::Int(pttl), token] => seen(owner, *pttl, token),
             _ => None,
         },
@@ -94,6 +106,11 @@ pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
     answer.ok_or_else(|| {
         (ErrorKind::UnexpectedReturnType, "a script's reply of an unknown shape").into()
     })
+}
+
+/// Whether the reply says that the user may not announce releases.
+pub(super) fn is_unannounced(reply: &Value) -> bool {
+    matches!(reply, Value::Array(fields) if matches!(**fields, [Value::Int(UNANNOUNCED)]))
 }
 
 fn ours(token: &Value, pttl: &Value) -> Option<Answer> {
@@ -133,7 +150,9 @@ fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
-const MOST_ARGUMENTS: usize = 12;
+/// How the script that releases says that it could not announce that.
+const UNANNOUNCED: i64 = 5;
+const MOST_ARGUMENTS: usize = 13;
 /// The bytes that the numbers and words of any command take at most.
 const MOST_OF_NUMBERS: usize = 96;
 /// What `PTTL` says of a key that does not exist.
@@ -166,10 +185,13 @@ static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(INSPECT_TEXT));
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use deadpool_redis::redis::PushKind;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::key::Key;
 
     fn int(number: i64) -> Value {
         Value::Int(number)
@@ -221,6 +243,23 @@ mod tests {
     const RANDOM: [&str; 3] = ["'PTTL'", "'TTL'", "'TIME'"];
     const WRITING: [&str; 5] = ["'SET'", "'DEL'", "'PEXPIRE'", "'INCR", "'PUBLISH'"];
 
+    #[test]
+    fn a_release_names_its_database_and_its_channel_if_it_may() {
+        let trail =
+            Trail::new(Arc::new(Key::new("", "k".into()).unwrap()), OwnerToken::random(), 1);
+        let release = |announces, database| {
+            let passage = Passage { delivery: Delivery::AtMostOnce, database, announces };
+            let command = Command::Release { held: Some(7), tokens: None, keep: None };
+            let cmd = encode(command, &trail, Spelling::Hash, passage);
+            let text = String::from_utf8(cmd.get_packed_command()).unwrap();
+            let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect();
+            [6, 7, 9].map(|at| words[at].clone())
+        };
+        assert_eq!(release(true, Some(3)), ["{k}:released", "7", "7 3"]);
+        assert_eq!(release(true, None), ["{k}:released", "7", "7"]);
+        assert_eq!(release(false, Some(3)), ["", "7", ""]);
+    }
+
     /// A reply of any shape, more often one that looks like a script's.
     fn reply() -> impl Strategy<Value = Value> {
         let number = prop_oneof![-3..6i64, any::<i64>()];
@@ -254,7 +293,7 @@ mod tests {
                 _ => None,
             };
             match decode(&reply) {
-                Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-1..=4)))),
+                Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-1..=5)))),
                 Err(error) => prop_assert_eq!(error.kind(), ErrorKind::UnexpectedReturnType),
             }
         }

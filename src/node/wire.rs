@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection, cmd, from_redis_value,
+    Cmd, ErrorKind, Pipeline, RedisError, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cmd, from_redis_value,
 };
 
 use super::line::Replies;
 
 #[cfg(feature = "cluster")]
-use deadpool_redis::{cluster::ClusterConnection, redis::aio::ConnectionLike};
+use deadpool_redis::cluster::ClusterConnection;
 
 /// A connection that any number of callers may use at a time.
 #[derive(Clone)]
@@ -64,6 +66,17 @@ impl Wire {
             Self::Simulated(_) => Some(crate::simulation::LONGEST_SILENCE),
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => None,
+        }
+    }
+
+    /// The number of the database that the connection is about.
+    pub(super) fn database(&self) -> i64 {
+        match self {
+            Self::Server(server) => server.get_db(),
+            #[cfg(test)]
+            Self::Simulated(server) => server.get_db(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => cluster.get_db(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The rights that a user needs, and no more.
 
-use redlatch::deadpool_redis::redis::{Client, Connection, PubSub};
+use std::collections::HashMap;
+
+use redlatch::deadpool_redis::redis::{Client, Connection, PubSub, Value, from_redis_value};
 use redlatch::{LockGuard, LockManager, LockManagerBuilder};
 
 use crate::support::{
@@ -19,6 +21,8 @@ on_servers!(
     keys_beyond_the_rights_are_unavailable,
     without_the_right_to_publish_a_lock_is_released,
     without_a_right_to_the_channel_a_lock_is_released,
+    a_refusal_to_announce_is_logged_once_for_each_connection,
+    a_new_connection_announces_again,
     with_the_right_to_publish_a_release_is_announced,
     with_the_right_to_publish_a_drop_is_announced,
     a_database_needs_the_right_to_select,
@@ -112,6 +116,47 @@ async fn without_a_right_to_the_channel_a_lock_is_released(site: Site) {
     assert_released_silently(&site, &manager).await;
 }
 
+async fn a_refusal_to_announce_is_logged_once_for_each_connection(site: Site) {
+    for rights in [&["~*", "allchannels"][..], &["~*", "resetchannels", "+publish"]] {
+        site.all().iter().for_each(|server| drop(server.command(&["ACL", "LOG", "RESET"])));
+        let manager = built(limited(&site, &with_ping(rights)));
+        for connections in 1..=2 {
+            for key in ["one", "two", "three"] {
+                manager.lock(key).ttl(secs(600)).await.unwrap().release().await.unwrap();
+                site.empties(key).await;
+                drop(manager.lock(key).ttl(secs(600)).await.unwrap());
+                site.empties(key).await;
+            }
+            for server in site.all() {
+                assert_eq!(refusals(server), connections, "{rights:?}");
+                server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            }
+            // What a broken connection is first used for may fail with it.
+            eventually("the manager is connected again", async || {
+                manager.ping().await.iter().all(|node| node.round_trip().is_ok())
+            })
+            .await;
+        }
+    }
+}
+
+async fn a_new_connection_announces_again(site: Site) {
+    let manager = built(limited(&site, &with_ping(&["~*", "allchannels"])));
+    assert_released_silently(&site, &manager).await;
+    for server in site.all() {
+        server.command(&["ACL", "SETUSER", "limited", "+publish"]);
+        server.command(&["CLIENT", "KILL", "USER", "limited"]);
+    }
+    let mut ears: Vec<_> = site.all().iter().map(ear).collect();
+    let mut ears: Vec<_> = ears.iter_mut().map(|ear| subscribed(ear, "{k}:released")).collect();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    eventually("every server has it", async || site.lock_keys().len() == site.all().len()).await;
+    guard.release().await.unwrap();
+    for ear in &mut ears {
+        assert_eq!(ear.get_message().unwrap().get_channel_name(), "{k}:released");
+    }
+}
+
 async fn with_the_right_to_publish_a_release_is_announced(site: Site) {
     assert_announced(&site, async |guard| guard.release().await.unwrap()).await;
 }
@@ -201,6 +246,15 @@ async fn assert_released_silently(site: &Site, manager: &LockManager) {
         let heard: String = ear.get_message().unwrap().get_payload().unwrap();
         assert_eq!(heard, "the end", "nothing was heard before it");
     }
+}
+
+/// How often the server has refused something to the user, by its log.
+fn refusals(server: &Server) -> u64 {
+    let log: Vec<HashMap<String, Value>> = server.query(&["ACL", "LOG"]);
+    let count = |entry: &HashMap<String, Value>| {
+        from_redis_value::<u64>(entry["count"].clone()).expect("it is a number")
+    };
+    log.iter().map(count).sum()
 }
 
 /// The URLs of a user who has these rights only.

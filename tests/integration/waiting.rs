@@ -252,8 +252,48 @@ async fn a_pool_with_notices_hears_them(site: Site) {
     let _guard = within(waiter).await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn a_release_in_another_database_is_none() {
+    let server = Server::start();
+    let there = |database: u8| Node::open(format!("{}/{database}", server.url())).unwrap();
+    assert_keep_to_themselves(&server, &there(0), &there(1)).await;
+}
+
+/// Where notices are heard says nothing of where the locks are.
+#[tokio::test]
+async fn a_release_in_another_database_is_none_to_pools_either() {
+    let server = Server::start();
+    let there = |database: u8| {
+        let pool = pooled_at(&format!("{}/{database}", server.url()));
+        pool.with_notices(format!("{}/5", server.url())).unwrap()
+    };
+    assert_keep_to_themselves(&server, &there(0), &there(1)).await;
+}
+
+/// Releases there use up no retry of who waits here, and one here wakes it.
+async fn assert_keep_to_themselves(server: &Server, there: &Node, here: &Node) {
+    let manager = |node: &Node| LockManager::single(node.clone()).build().unwrap();
+    let guard = sleepy(&manager(here)).await.unwrap();
+    let few = Retry::jittered(secs(500), millis(0)).max_retries(2);
+    let waiter = tokio::spawn(sleepy(&manager(here)).retry(few).acquire());
+    eventually("it listens", async || {
+        !server.query::<Vec<String>>(&["PUBSUB", "CHANNELS"]).is_empty()
+    })
+    .await;
+    let other = manager(there);
+    for _ in 0..20 {
+        sleepy(&other).await.unwrap().release().await.unwrap();
+    }
+    guard.release().await.unwrap();
+    within(waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
 fn pooled(server: &Server) -> Node {
-    let config = deadpool_redis::Config::from_url(server.url());
+    pooled_at(&server.url())
+}
+
+fn pooled_at(url: &str) -> Node {
+    let config = deadpool_redis::Config::from_url(url);
     config.create_pool(None).expect("the URL is valid").into()
 }
 

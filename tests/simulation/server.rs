@@ -54,6 +54,7 @@ struct Call {
     fence: String,
     owner: OwnerToken,
     channel: String,
+    message: String,
     command: Command,
 }
 
@@ -133,15 +134,15 @@ impl Server {
         drop(state);
         self.setting.trace.note(&self.name, format!("{conn} {} -> {}", call.text(), told(&answer)));
         self.oracle().ran(&self.name, conn, &call.owner, call.command, &answer);
-        if let (Command::Release { held: Some(token), keep: None, .. }, Answer::Deleted) =
+        if let (Command::Release { held: Some(_), keep: None, .. }, Answer::Deleted) =
             (call.command, &answer)
         {
-            self.publish(&call.channel, token);
+            self.publish(&call.channel, &call.message);
         }
         Word::from(&answer)
     }
 
-    fn publish(&self, channel: &str, token: u64) {
+    fn publish(&self, channel: &str, message: &str) {
         let state = lock(&self.state);
         let subscribers: Vec<_> = state
             .subscribers
@@ -150,8 +151,7 @@ impl Server {
             .filter_map(|(_, id)| state.conns.get(id).cloned())
             .collect();
         drop(state);
-        let words =
-            ["message", channel, &token.to_string()].map(|word| Word::Text(word.to_owned()));
+        let words = ["message", channel, message].map(|word| Word::Text(word.to_owned()));
         for conn in subscribers {
             if !self.setting.are_notices_lost() {
                 conn.reply(&Word::Push(words.to_vec()));
@@ -237,7 +237,7 @@ fn read(words: &[Vec<u8>]) -> Option<(&'static str, Call)> {
     let name = text(1)?;
     let script = scripts().into_iter().position(|(text, hash)| name == text || name == hash)?;
     let ttl = |at: usize| number(at).map(Duration::from_millis);
-    let mut channel = String::new();
+    let (mut channel, mut message) = (String::new(), String::new());
     let command = match script {
         0 => Command::Acquire { ttl: ttl(6)?, proposal: number(7)? },
         1 => Command::Touch {
@@ -250,15 +250,15 @@ fn read(words: &[Vec<u8>]) -> Option<(&'static str, Call)> {
             },
         },
         2 => {
-            channel = text(6)?;
+            (channel, message) = (text(6)?, text(9)?);
             let held = number(7).filter(|_| !channel.is_empty());
             let keep = ttl(8).filter(|keep| !keep.is_zero());
-            Command::Release { held, tokens: number(9).zip(number(10)), keep }
+            Command::Release { held, tokens: number(10).zip(number(11)), keep }
         }
         _ => Command::Inspect,
     };
     let owner = OwnerToken::found(words.get(5).map_or(b"", |word| word));
-    let call = Call { lock: text(3)?, fence: text(4)?, owner, channel, command };
+    let call = Call { lock: text(3)?, fence: text(4)?, owner, channel, message, command };
     Some((scripts()[script].1, call))
 }
 
