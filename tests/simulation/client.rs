@@ -95,8 +95,8 @@ impl Worker {
     }
 
     fn note(&self, what: impl std::fmt::Display) {
-        let name = format!("{}.{}", self.me().process.name, self.number);
-        self.setting.trace.note(name, what);
+        let name = &self.me().process.name;
+        self.setting.trace.note(format_args!("{name}.{}", self.number), what);
     }
 
     /// Takes a lock once.
@@ -154,7 +154,7 @@ impl Worker {
         if is_chosen {
             request = request.owner(self.owner());
         }
-        self.note(format!(
+        self.note(format_args!(
             "{way:?} {key} ttl {ttl:?}{}",
             if is_chosen { ", own token" } else { "" }
         ));
@@ -166,7 +166,7 @@ impl Worker {
         let (setting, dice) = (&self.setting, &self.setting.dice);
         let ttl = setting.plan.ttl(dice);
         let request = self.me().manager().lock_all(setting.plan.keys.iter().cloned()).ttl(ttl);
-        self.note(format!("all keys, ttl {ttl:?}"));
+        self.note(format_args!("all keys, ttl {ttl:?}"));
         let began = now();
         let cancelled = if dice.chance(25) { dice.millis(0..120) } else { FOREVER };
         // Which key it waits for is its own affair, so that it is not noted as waiting.
@@ -196,7 +196,7 @@ impl Worker {
                     let is_odd = error.is_unavailable() || error.is_config();
                     self.setting.oracle.check(!is_odd, || format!("without any fault: {error}"));
                 }
-                self.note(format!("got nothing: {error}"));
+                self.note(format_args!("got nothing: {error}"));
             }
             None => self.note("cancelled"),
         }
@@ -239,22 +239,22 @@ impl Worker {
         let owner = guard.owner_token().clone();
         match dice.from(0..20) {
             0 if dice.chance(40) => {
-                self.note(format!("forgets {owner}"));
+                self.note(format_args!("forgets {owner}"));
                 self.setting.oracle.exempt(&owner);
                 guard.forget();
             }
             1 | 2 => self.hand_over(guard),
             3..=9 => {
-                self.note(format!("drops {owner}"));
+                self.note(format_args!("drops {owner}"));
                 self.setting.oracle.ends(&guard);
                 drop(guard);
             }
             _ => {
                 self.setting.oracle.ends(&guard);
                 let patience = if dice.chance(20) { dice.millis(0..60) } else { FOREVER };
-                self.note(format!("releases {owner}"));
+                self.note(format_args!("releases {owner}"));
                 let result = timeout(patience, guard.release()).await;
-                self.note(format!("released {owner}: {result:?}"));
+                self.note(format_args!("released {owner}: {result:?}"));
                 // A release whose reply was lost cannot tell whether it deleted the key.
                 if let (Ok(Err(error)), false) = (result, self.setting.plan.kind.breaks()) {
                     self.setting.oracle.refused(&owner, deadline, error.is_not_held());
@@ -281,7 +281,10 @@ impl Worker {
                         if once { guard.try_extend(ttl).await } else { guard.extend(ttl).await }
                     };
                     let result = timeout(patience, extend).await;
-                    self.note(format!("extends {} by {ttl:?}: {result:?}", guard.owner_token()));
+                    self.note(format_args!(
+                        "extends {} by {ttl:?}: {result:?}",
+                        guard.owner_token()
+                    ));
                     if let Ok(Err(error)) = result {
                         let owner = guard.owner_token();
                         setting.oracle.refused(owner, deadline, error.is_not_held());
@@ -311,7 +314,7 @@ impl Worker {
         setting.oracle.exempt(&owner);
         let other = dice.pick(&self.clients).clone();
         let process = other.process.clone();
-        self.note(format!("hands {owner} to {}", process.name));
+        self.note(format_args!("hands {owner} to {}", process.name));
         let began = now();
         let patience = if dice.chance(20) { dice.millis(0..60) } else { FOREVER };
         let (setting, receiver) = (setting.clone(), other.process.clone());
@@ -320,7 +323,7 @@ impl Worker {
             let adopted = timeout(patience, other.manager().adopt(ticket)).await;
             let (trace, name) = (&setting.trace, &receiver.name);
             let Ok(Ok(guard)) = adopted else {
-                return trace.note(name, format!("{owner} not adopted: {adopted:?}"));
+                return trace.note(name, format_args!("{owner} not adopted: {adopted:?}"));
             };
             setting.oracle.acquired(&receiver, &guard, began, true);
             if is_settled {
@@ -329,7 +332,7 @@ impl Worker {
             sleep(setting.dice.millis(0..100)).await;
             setting.oracle.ends(&guard);
             let result = guard.release().await;
-            trace.note(name, format!("released adopted {owner}: {result:?}"));
+            trace.note(name, format_args!("released adopted {owner}: {result:?}"));
         };
         self.setting.starts(process.run(adoption));
     }

@@ -4,8 +4,8 @@
 //! break, processes that pause and die, clocks that drift. What is tested is the crate's own code down to its
 //! lanes. Chance is seeded: the same seed gives the same schedule, event by event. An oracle judges every step.
 //!
-//! `REDLATCH_SEEDS=100000` runs so many schedules of each kind; `REDLATCH_SEED=n` runs the one of this seed
-//! and prints its trace.
+//! `REDLATCH_SEEDS=100000` runs so many schedules of each kind, however long it takes; `REDLATCH_SEED=n` runs the one
+//! of this seed and prints its trace.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,6 +15,8 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 #![allow(clippy::disallowed_methods, reason = "servers and clients spawn as callers do")]
+
+use std::time::{Duration, Instant};
 
 mod chaos;
 mod client;
@@ -33,7 +35,7 @@ pub(crate) use self::{
     process::{in_this_process, proposal, suspended},
     server::Server,
 };
-use self::{plan::Kind, world::run};
+use self::{plan::Kind, trace::Tracing, world::run};
 
 #[test]
 fn nothing_goes_wrong_on_a_calm_day() {
@@ -70,7 +72,7 @@ fn the_same_seed_gives_the_same_trace() {
     use Kind::{Amnesia, Calm, Drift, Leases, Leftovers, Restarts};
     for kind in [Calm, Leases, Leftovers, Amnesia, Restarts, Drift] {
         for seed in 0..8 {
-            let (once, again) = (run(kind, seed).trace, run(kind, seed).trace);
+            let (once, again) = (traced(kind, seed), traced(kind, seed));
             let differs = once.iter().zip(&again).position(|(one, other)| one != other);
             let at = differs.unwrap_or_else(|| once.len().min(again.len()));
             assert!(once == again, "{kind:?} {seed}: {:?} / {:?}", once.get(at), again.get(at));
@@ -78,27 +80,40 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
-/// Runs the schedules of a kind.
+/// Runs the schedules of a kind, from the first seed on: as many as were asked for, or else as many as there is
+/// time for.
 fn simulate(kind: Kind) {
     let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse().ok());
-    let one: Option<u64> = number("REDLATCH_SEED");
-    let seeds =
-        one.map_or_else(|| 0..number("REDLATCH_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
-    let (count, mut checked) = (seeds.end - seeds.start, 0);
+    let (one, asked) = (number("REDLATCH_SEED"), number("REDLATCH_SEEDS"));
+    let seeds = one.map_or_else(|| 0..asked.unwrap_or(SEEDS), |seed: u64| seed..seed + 1);
+    let is_bounded = one.or(asked).is_none();
+    let (began, mut count, mut checked) = (Instant::now(), 0, 0);
     for seed in seeds {
-        let outcome = run(kind, seed);
-        checked += outcome.checked;
-        let trace = || outcome.trace.join("\n");
+        if is_bounded && began.elapsed() > LONGEST {
+            break;
+        }
+        let outcome = run(kind, seed, Tracing::Off);
         if let Some(failure) = &outcome.failure {
-            let trace = trace();
+            // The seed gives the same schedule once more.
+            let trace = traced(kind, seed).join("\n");
             panic!("{kind:?}, seed {seed}: {failure}\n{trace}\nREDLATCH_SEED={seed} replays it");
         }
-        if one.is_some() {
-            eprintln!("{}", trace());
-        }
+        count += 1;
+        checked += outcome.checked;
     }
-    eprintln!("{kind:?}: {count} schedules, {checked} judgements");
+    if let Some(seed) = one {
+        eprintln!("{}", traced(kind, seed).join("\n"));
+    }
+    let took = began.elapsed();
+    eprintln!("{kind:?}: {count} schedules in {took:.1?}, {checked} judgements");
 }
 
-/// How many schedules of each kind are run unless told otherwise.
+/// The trace of the schedule that a seed gives.
+fn traced(kind: Kind, seed: u64) -> Vec<String> {
+    run(kind, seed, Tracing::On).trace
+}
+
+/// How many schedules of each kind are run unless told otherwise: half a minute of a quiet machine, unoptimized.
 const SEEDS: u64 = 400;
+/// How long a kind's schedules may take unless their number was asked for: a busy machine runs fewer.
+const LONGEST: Duration = Duration::from_secs(90);

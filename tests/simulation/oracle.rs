@@ -136,8 +136,10 @@ impl Oracle {
     ) {
         let (key, owner) = (guard.key().to_owned(), guard.owner_token().as_str().to_owned());
         let (token, now) = (guard.fencing_token().get(), now());
-        self.trace
-            .note(&process.name, format!("got {key} {} T {}", guard.owner_token(), short(token)));
+        self.trace.note(
+            &process.name,
+            format_args!("got {key} {} T {}", guard.owner_token(), short(token)),
+        );
         lock(&self.state).guards.push(Held {
             process: process.clone(),
             key: key.clone(),
@@ -229,7 +231,7 @@ impl Oracle {
     /// A lost lock was told of.
     pub(super) fn lost(&self, process: &Arc<Process>, guard: &LockGuard, reason: LossReason) {
         let (now, owner) = (now(), guard.owner_token());
-        self.trace.note(&process.name, format!("lost {} {owner}: {reason}", guard.key()));
+        self.trace.note(&process.name, format_args!("lost {} {owner}: {reason}", guard.key()));
         self.check(!guard.is_valid(), || format!("{owner}: valid after its loss"));
         // A node's no may move the deadline back to where it was before: what counts is what was known.
         let known = |held: &&Held| held.claim.as_ptr() == Arc::as_ptr(guard.claim());

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -126,13 +127,14 @@ impl Server {
         if words[0].eq_ignore_ascii_case(b"EVAL") {
             state.known.insert(hash.to_owned());
         } else if !state.known.contains(hash) {
-            self.setting.trace.note(&self.name, format!("{} {} NOSCRIPT", conn, call.text()));
+            self.setting.trace.note(&self.name, format_args!("{conn} {call} NOSCRIPT"));
             return Word::Error("NOSCRIPT No matching script".into());
         }
         let names = Names { lock: &call.lock, fence: &call.fence, owner: &call.owner };
         let answer = state.kept.answer(names, call.command, self.now());
         drop(state);
-        self.setting.trace.note(&self.name, format!("{conn} {} -> {}", call.text(), told(&answer)));
+        let told = Told(&answer);
+        self.setting.trace.note(&self.name, format_args!("{conn} {call} -> {told}"));
         self.oracle().ran(&self.name, conn, &call.owner, call.command, &answer);
         if let (Command::Release { held: Some(_), keep: None, .. }, Answer::Deleted) =
             (call.command, &answer)
@@ -262,33 +264,40 @@ fn read(words: &[Vec<u8>]) -> Option<(&'static str, Call)> {
     Some((scripts()[script].1, call))
 }
 
-impl Call {
-    fn text(&self) -> String {
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (lock, owner) = (&self.lock, &self.owner);
         match self.command {
             Command::Acquire { ttl, proposal } => {
-                format!("acquire {lock} {owner} ttl {ttl:?} p {}", short(proposal))
+                write!(f, "acquire {lock} {owner} ttl {ttl:?} p {}", short(proposal))
             }
             Command::Touch { ttl, token, mode } => {
-                format!("touch {lock} {owner} ttl {ttl:?} T {} {mode:?}", short(token))
+                write!(f, "touch {lock} {owner} ttl {ttl:?} T {} {mode:?}", short(token))
             }
             Command::Release { held, tokens, .. } => {
                 let tokens = tokens.map(|(lowest, highest)| (short(lowest), short(highest)));
-                format!("release {lock} {owner} held {:?} if {tokens:?}", held.map(short))
+                write!(f, "release {lock} {owner} held {:?} if {tokens:?}", held.map(short))
             }
-            Command::Inspect => format!("inspect {lock}"),
+            Command::Inspect => write!(f, "inspect {lock}"),
         }
     }
 }
 
-fn told(answer: &Answer) -> String {
-    match answer {
-        Answer::Granted { token } => format!("granted {}", short(*token)),
-        Answer::Ours { token, expires_in } => format!("ours {} {expires_in:?}", short(*token)),
-        Answer::Refused { expires_in, holder } => {
-            format!("refused {} {expires_in:?}", OwnerToken::found(holder.as_bytes()))
+/// An answer as the trace shows it.
+struct Told<'a>(&'a Answer);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Answer::Granted { token } => write!(f, "granted {}", short(*token)),
+            Answer::Ours { token, expires_in } => {
+                write!(f, "ours {} {expires_in:?}", short(*token))
+            }
+            Answer::Refused { expires_in, holder } => {
+                write!(f, "refused {} {expires_in:?}", OwnerToken::found(holder.as_bytes()))
+            }
+            other => write!(f, "{other:?}"),
         }
-        other => format!("{other:?}"),
     }
 }
 

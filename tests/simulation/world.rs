@@ -23,7 +23,7 @@ use super::{
     plan::{Kind, Plan},
     process::{self, Process},
     server::Server,
-    trace::Trace,
+    trace::{Trace, Tracing},
 };
 use crate::{random, sync::lock, validity::quorum};
 
@@ -58,13 +58,13 @@ pub(super) struct Outcome {
 }
 
 /// Runs the schedule of a kind that a seed gives.
-pub(super) fn run(kind: Kind, seed: u64) -> Outcome {
+pub(super) fn run(kind: Kind, seed: u64, tracing: Tracing) -> Outcome {
     random::seeded::seed(Some(seed));
     process::suspend(Some(Duration::ZERO));
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
     let setting = runtime.block_on(async {
-        let setting = Setting::new(kind, seed);
+        let setting = Setting::new(kind, seed, tracing);
         tokio::select! {
             biased;
             () = setting.oracle.failed.notified() => {}
@@ -88,10 +88,10 @@ pub(super) fn run(kind: Kind, seed: u64) -> Outcome {
 }
 
 impl Setting {
-    fn new(kind: Kind, seed: u64) -> Arc<Self> {
+    fn new(kind: Kind, seed: u64, tracing: Tracing) -> Arc<Self> {
         let dice = Dice::new(seed);
         let plan = Plan::new(kind, &dice);
-        let trace = Arc::new(Trace::start());
+        let trace = Arc::new(Trace::start(tracing));
         trace.note("plan", format!("seed {seed}: {plan:?}"));
         Arc::new(Self {
             oracle: Oracle::new(plan.clone(), trace.clone()),
