@@ -80,6 +80,8 @@ impl Ledger {
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
         self.waiting.close();
+        // Nobody waits any more.
+        self.links.iter().for_each(Link::hear_no_more);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -377,6 +377,14 @@ impl Link {
         }
     }
 
+    /// Hears of no more releases.
+    pub(crate) fn hear_no_more(&self) {
+        match &self.way {
+            Way::Redis(_, ear) => ear.iter().for_each(Ear::end),
+            Way::Memory(..) => {}
+        }
+    }
+
     /// Whether the node can be asked without connecting first.
     pub(crate) fn is_up(&self) -> bool {
         match &self.way {

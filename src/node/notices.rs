@@ -1,5 +1,5 @@
 //! The ear: a push connection to a node, on which release notices are heard. It opens with the first waiter,
-//! opens again when it breaks, and closes when nobody has listened for a while.
+//! opens again when it breaks, and closes when nobody has listened for a while, or with its manager.
 
 use std::{
     collections::BTreeMap,
@@ -94,6 +94,8 @@ struct Shared {
     hear: Hear,
     state: Mutex<State>,
     changed: Notify,
+    /// Told once, when there is to be no connection any more.
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -102,6 +104,8 @@ struct State {
     wanted: BTreeMap<String, Wanted>,
     /// A task tends the connection.
     is_attended: bool,
+    /// There is to be none any more.
+    is_ended: bool,
 }
 
 struct Wanted {
@@ -127,9 +131,20 @@ impl Ear {
         node_timeout: Duration,
         hear: Hear,
     ) -> Self {
-        let (state, changed) = (Mutex::default(), Notify::new());
-        let shared = Shared { name, index, source, database, node_timeout, hear, state, changed };
-        Self { shared: Arc::new(shared) }
+        let (state, changed, ended) = (Mutex::default(), Notify::new(), Notify::new());
+        Self {
+            shared: Arc::new(Shared {
+                name,
+                index,
+                source,
+                database,
+                node_timeout,
+                hear,
+                state,
+                changed,
+                ended,
+            }),
+        }
     }
 
     /// Listens for the releases of a key, as long as the returned value lives.
@@ -141,7 +156,8 @@ impl Ear {
             subscription: Subscription::Missing,
         });
         wanted.listeners += 1;
-        let runtime = Handle::try_current().ok().filter(|_| !state.is_attended);
+        let needs_task = !state.is_attended && !state.is_ended;
+        let runtime = Handle::try_current().ok().filter(|_| needs_task);
         state.is_attended |= runtime.is_some();
         drop(state);
         // Unlocked first: a runtime that is ending drops the task, and so its presence, at once.
@@ -151,6 +167,19 @@ impl Ear {
         }
         shared.changed.notify_one();
         Listening { shared: shared.clone(), key: key.clone() }
+    }
+
+    /// Closes the connection at once and for good.
+    pub(super) fn end(&self) {
+        lock(&self.shared.state).is_ended = true;
+        // A task that has begun but does not wait yet finds it all the same.
+        self.shared.ended.notify_one();
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -190,7 +219,8 @@ impl Attendance {
         let mut state = lock(&self.shared.state);
         self.is_over = state.wanted.values().all(|wanted| wanted.listeners == 0);
         if self.is_over {
-            *state = State::default();
+            state.wanted.clear();
+            state.is_attended = false;
         }
         self.is_over
     }
@@ -214,8 +244,18 @@ impl State {
     }
 }
 
-/// Tends the push connection as long as somebody listens.
+/// Tends the push connection until the ear ends: then it is closed, wherever that stands.
 async fn attend(mut attendance: Attendance) {
+    let shared = attendance.shared.clone();
+    tokio::select! {
+        biased;
+        () = shared.ended.notified() => {}
+        () = tend(&mut attendance) => {}
+    }
+}
+
+/// Tends the push connection as long as somebody listens.
+async fn tend(attendance: &mut Attendance) {
     let shared = attendance.shared.clone();
     let mut failures: u32 = 0;
     while !attendance.ends_if_idle() {

@@ -3,7 +3,9 @@
 use futures_util::FutureExt;
 use redlatch::{Error, LossReason, OwnerToken};
 
-use crate::support::{Events, Server, Site, everywhere, millis, on_servers, secs, within};
+use crate::support::{
+    BOUND, Events, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+};
 
 everywhere!(
     closing_an_idle_manager_leaves_nothing_unreleased,
@@ -25,7 +27,11 @@ everywhere!(
     another_manager_is_not_closed,
 );
 
-on_servers!(close_reports_what_stayed_unreleased);
+on_servers!(
+    close_reports_what_stayed_unreleased,
+    close_closes_the_connections_for_notices,
+    notices_end_with_the_last_of_their_manager,
+);
 
 /// A manager that waits only briefly in `close`.
 fn hasty(site: &Site) -> redlatch::LockManager {
@@ -207,4 +213,46 @@ async fn close_reports_what_stayed_unreleased(site: Site) {
     let unreleased = within(manager.close()).await;
     site.all().iter().for_each(Server::resume);
     assert_eq!(unreleased, 2);
+}
+
+async fn close_closes_the_connections_for_notices(site: Site) {
+    let (holder, manager) = (site.manager(), site.manager());
+    let _guard = holder.lock("k").ttl(secs(600)).await.unwrap();
+    let waiter = tokio::spawn(manager.lock("k").acquire());
+    eventually("it listens", async || listeners(&site) == site.all().len()).await;
+    assert_eq!(within(manager.close()).await, 0);
+    assert!(matches!(within(waiter).await.unwrap(), Err(Error::Closed)));
+    at_once("the connections are closed", || listeners(&site) == 0).await;
+}
+
+async fn notices_end_with_the_last_of_their_manager(site: Site) {
+    let (holder, manager) = (site.manager(), site.manager());
+    let _guard = holder.lock("k").ttl(secs(600)).await.unwrap();
+    let other = manager.lock("other").ttl(secs(600)).await.unwrap();
+    let waiter = tokio::spawn(manager.lock("k").acquire());
+    eventually("it listens", async || listeners(&site) == site.all().len()).await;
+    drop(manager);
+    other.release().await.unwrap();
+    assert_eq!(listeners(&site), site.all().len(), "it still waits");
+    waiter.abort();
+    assert!(within(waiter).await.unwrap_err().is_cancelled());
+    at_once("the connections are closed", || listeners(&site) == 0).await;
+}
+
+/// The connections on which somebody listens.
+fn listeners(site: &Site) -> usize {
+    let list = |server: &Server| server.query::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+    site.all().iter().map(|server| list(server).lines().count()).sum()
+}
+
+/// Waits until `condition` is true while tokio's clock stands still, so that no timer brings it about.
+async fn at_once(what: &str, mut condition: impl FnMut() -> bool) {
+    tokio::time::pause();
+    let start = std::time::Instant::now();
+    // The clock moves on by itself only where there is nothing to do.
+    while !condition() {
+        assert!(start.elapsed() < BOUND, "not without a timer: {what}");
+        tokio::task::yield_now().await;
+    }
+    tokio::time::resume();
 }
