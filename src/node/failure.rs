@@ -18,6 +18,14 @@ pub(super) enum Failure {
     Shape,
     #[error("not connected yet")]
     NotConnected,
+    #[error("not a Redis server: it answered {0:?}")]
+    NoRedis(String),
+    #[error("the server speaks no TLS here: use its TLS port, or a URL without TLS")]
+    SpeaksNoTls,
+    #[error("the server speaks TLS here: use a URL with TLS, `rediss://`")]
+    WantsTls,
+    #[error("a password is given, but the server has none set for the default user")]
+    NoPassword,
     #[error("restarted too lately to vote, for another {0:?}")]
     Quarantined(Duration),
     #[error("an earlier attempt of the same owner token is not undone yet")]

@@ -30,6 +30,7 @@ use super::{
     redis::Source,
     script::{Delivery, Passage, Spelling, decode, encode, is_unannounced},
     state::{State, Step},
+    stranger::Stranger,
 };
 use crate::{error::NodeError, metrics, settings::Settings, sync::lock, tasks};
 
@@ -50,6 +51,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Notify,
     presence: Presence,
+    stranger: Stranger,
     /// The commands that may be under way.
     room: Semaphore,
 }
@@ -77,6 +79,7 @@ impl Lane {
             state,
             changed,
             presence,
+            stranger: Stranger::default(),
             room,
         };
         Self { shared: Arc::new(shared) }
@@ -335,7 +338,8 @@ impl Shared {
     }
 
     async fn open_line(&self, failures: u32) -> Result<Line, Failure> {
-        let mut wire = self.source.connect().await?;
+        let patience = self.source.patience(self.node_timeout);
+        let mut wire = self.source.connect(&self.stranger, patience).await?;
         self.database.found(wire.database());
         let quarantined_until = match self.quarantine {
             Some(length) => {

@@ -12,6 +12,7 @@ mod presence;
 mod redis;
 mod script;
 mod state;
+mod stranger;
 mod survey;
 mod tls;
 mod url;

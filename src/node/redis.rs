@@ -15,7 +15,7 @@ use deadpool_redis::{
 };
 use tokio::sync::Semaphore;
 
-use super::{failure::Failure, url, wire::Wire};
+use super::{failure::Failure, stranger::Stranger, url, wire::Wire};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::simulation::Server;
@@ -162,17 +162,15 @@ impl Source {
 
     /// Opens a connection of our own. Of a pool it is the manager that is asked for one: a connection out of
     /// the pool may have been moved to another database by its last borrower or lead to a master that was, and
-    /// a pool in full use has none.
-    pub(super) async fn connect(&self) -> Result<Wire, Failure> {
+    /// a pool in full use has none. The end of `patience` is the caller's to see to.
+    pub(super) async fn connect(
+        &self,
+        stranger: &Stranger,
+        patience: Duration,
+    ) -> Result<Wire, Failure> {
         match self {
-            Self::Url(client) => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(None)
-                    .set_response_timeout(None)
-                    .set_pipeline_buffer_size(QUEUE_SIZE);
-                let wire = client.get_multiplexed_async_connection_with_config(&config).await?;
-                Ok(Wire::Server(wire))
-            }
+            // Boxed, since it is rare and large.
+            Self::Url(client) => Box::pin(connect_to(client, stranger, patience)).await,
             Self::Pool(pool) => Ok(patient(Manager::create(pool.manager()).await?)),
             #[cfg(feature = "sentinel")]
             Self::Sentinel(pool) => Ok(patient(Manager::create(pool.manager()).await?)),
@@ -181,6 +179,31 @@ impl Source {
             #[cfg(test)]
             Self::Simulated(server) => Ok(Wire::Simulated(server.connect(QUEUE_SIZE).await?)),
         }
+    }
+}
+
+/// Connects to where a URL leads, and finds out why if that comes to nothing.
+async fn connect_to(
+    client: &Client,
+    stranger: &Stranger,
+    patience: Duration,
+) -> Result<Wire, Failure> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE_SIZE);
+    let info = client.get_connection_info();
+    let opened = tokio::select! {
+        biased;
+        opened = client.get_multiplexed_async_connection_with_config(&config) => opened,
+        failure = stranger.speaks_plainly(info, patience / 2) => return Err(failure),
+    };
+    match opened {
+        Ok(connection) => {
+            stranger.forget();
+            Ok(Wire::Server(connection))
+        }
+        Err(error) => Err(stranger.explain(info, error, patience / 4).await),
     }
 }
 

@@ -34,4 +34,15 @@ async fn a_command_runs_under_a_lock_over_tls() {
     trusting.env("SSL_CERT_FILE", &cert);
     run(trusting).await.is(0).prints("ran\n");
     run(bare(&args)).await.is(69).says("certificate");
+    let plain = format!("redis://127.0.0.1:{port}");
+    let args = ["--node-timeout", "10s", "--nodes", &plain, "run", "k", "--", "echo", "ran"];
+    run(bare(&args)).await.is(69).says("speaks TLS here");
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_told_as_such() {
+    let server = Server::start();
+    let url = format!("rediss://{}", server.name());
+    let args = ["--node-timeout", "2s", "--nodes", &url, "run", "k", "--", "echo", "ran"];
+    run(bare(&args)).await.is(69).says("speaks no TLS here");
 }

@@ -54,6 +54,7 @@ each_fault!(
     a_wrong_password,
     a_wrong_password_over_resp3,
     a_missing_password,
+    a_password_where_none_is_set,
     a_user_who_may_run_no_scripts,
     a_user_who_may_not_touch_the_key,
     a_user_who_may_only_read,
@@ -216,6 +217,12 @@ fn a_missing_password(n: usize) -> Faulty {
     Faulty::commanded(n, "NOAUTH", &["CONFIG", "SET", "requirepass", "secret"])
 }
 
+fn a_password_where_none_is_set(n: usize) -> Faulty {
+    Faulty::servers(n, "none set for the default user", |server| {
+        server.url().replace("redis://", "redis://:hunter2@")
+    })
+}
+
 fn a_user_who_may_run_no_scripts(n: usize) -> Faulty {
     Faulty::limited(n, "no permissions", &["~*", "&*", "+ping", "+get", "+set"])
 }
@@ -239,8 +246,7 @@ fn a_server_out_of_memory(n: usize) -> Faulty {
 }
 
 fn a_server_with_too_many_clients(n: usize) -> Faulty {
-    // The server may hang up before its words are read.
-    Faulty::commanded(n, "", &["CONFIG", "SET", "maxclients", "1"])
+    Faulty::commanded(n, "max number of clients reached", &["CONFIG", "SET", "maxclients", "1"])
 }
 
 fn a_database_out_of_range(n: usize) -> Faulty {
@@ -268,7 +274,10 @@ fn a_port_that_hangs_up(n: u16) -> Faulty {
 }
 
 fn a_port_that_speaks_another_protocol(n: u16) -> Faulty {
-    Faulty::addresses(n, "", |_| listener(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"))
+    let words = "not a Redis server: it answered \"HTTP/1.1 400 Bad Request\"";
+    Faulty::addresses(n, words, |_| {
+        listener(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+    })
 }
 
 /// An address whose listener greets with these bytes and hangs up, as long as the test runs.
