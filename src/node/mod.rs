@@ -121,6 +121,29 @@ impl Node {
         Ok(self)
     }
 
+    /// Leaves out the `CLIENT SETINFO` with which a connection begins, for proxies that hang up on it, such as
+    /// twemproxy. `?client_info=no` in the URL does the same. Default: the server is told the client's name, for
+    /// `CLIENT LIST`, and a refusal is ignored.
+    ///
+    /// It goes for the connections to a URL, that of [`with_notices`](Self::with_notices) too. A pool opens its
+    /// connections in its own way: `redis::RedisConnectionInfo::set_skip_set_lib_name` tells it.
+    ///
+    /// ```
+    /// use redlatch::{LockManager, Node};
+    ///
+    /// let node = Node::open("redis://127.0.0.1:22121")?.without_client_info();
+    /// let manager = LockManager::single(node).build()?;
+    /// # Ok::<(), redlatch::Error>(())
+    /// ```
+    #[must_use]
+    pub fn without_client_info(mut self) -> Self {
+        if let Kind::Redis(source) = self.kind {
+            self.kind = Kind::Redis(source.without_client_info());
+        }
+        self.notices = self.notices.map(Source::without_client_info);
+        self
+    }
+
     /// Returns `host:port`, with brackets around an IPv6 address, or the path of the node's socket; never
     /// credentials.
     ///

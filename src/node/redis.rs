@@ -42,6 +42,15 @@ impl Source {
         Ok(Self::Url(Box::new(client)))
     }
 
+    /// Has connections begin without `CLIENT SETINFO`. A pool opens them in its own way.
+    pub(super) fn without_client_info(self) -> Self {
+        let Self::Url(client) = self else { return self };
+        let info = client.get_connection_info().clone();
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let client = Client::open(info.set_redis_settings(settings)).map_or(client, Box::new);
+        Self::Url(client)
+    }
+
     /// Whether connections beside the lane's can be opened.
     pub(super) const fn is_url(&self) -> bool {
         match self {

@@ -328,6 +328,7 @@ struct Draft {
     password: Option<String>,
     database: Option<i64>,
     protocol: Option<ProtocolVersion>,
+    hides_client_info: bool,
 }
 
 /// What may follow the `?` of a URL.
@@ -342,6 +343,7 @@ struct Parameter {
 const PARAMETERS: &[Parameter] = &[
     Parameter { name: "db", of_sockets_only: false, read: Draft::database },
     Parameter { name: "protocol", of_sockets_only: false, read: Draft::protocol },
+    Parameter { name: "client_info", of_sockets_only: false, read: Draft::client_info },
     Parameter { name: "user", of_sockets_only: true, read: Draft::user },
     Parameter { name: "pass", of_sockets_only: true, read: Draft::password },
 ];
@@ -411,6 +413,16 @@ impl Draft {
         Ok(())
     }
 
+    /// Whether the server is told the client's name.
+    fn client_info(&mut self, whether: &str) -> Result<(), &'static str> {
+        self.hides_client_info = match whether {
+            "yes" => false,
+            "no" => true,
+            _ => return Err("client information is given or not: yes or no"),
+        };
+        Ok(())
+    }
+
     fn settings(self) -> RedisConnectionInfo {
         let mut settings = RedisConnectionInfo::default().set_db(self.database.unwrap_or_default());
         if let Some(user) = self.user {
@@ -418,6 +430,9 @@ impl Draft {
         }
         if let Some(password) = self.password {
             settings = settings.set_password(password);
+        }
+        if self.hides_client_info {
+            settings = settings.set_skip_set_lib_name();
         }
         settings.set_protocol(self.protocol.unwrap_or_default())
     }
@@ -588,9 +603,13 @@ mod tests {
             ("redis://b:7001?ssl=hunter", ["`ssl`", "rediss://"]),
             ("redis://b:7001/0?tls=hunter", ["`tls`", "rediss://"]),
             ("redis://b:7001?password=hunter", ["`password`", "before the host"]),
-            ("redis://b:7001?client_name=hunter", ["`client_name`", "db, protocol"]),
-            ("redis+unix:///b:7001?timeout=hunter", ["`timeout`", "db, protocol, user, pass"]),
+            ("redis://b:7001?client_name=hunter", ["`client_name`", "db, protocol, client_info"]),
+            (
+                "redis+unix:///b:7001?timeout=hunter",
+                ["`timeout`", "db, protocol, client_info, user, pass"],
+            ),
             ("redis://b:7001?protocol=hunter", ["`protocol`", "resp3"]),
+            ("redis://b:7001?client_info=hunter", ["`client_info`", "yes or no"]),
         ] {
             let said = refusal(url);
             assert!(names.iter().all(|name| said.contains(name)), "{url}: {said}");

@@ -4,7 +4,7 @@ use redlatch::deadpool_redis::redis::cmd;
 use redlatch::deadpool_redis::{Config, Connection, Pool, PoolConfig, Runtime};
 use redlatch::{Error, LockManager, LockManagerBuilder, Node};
 
-use crate::support::{Server, Site, chain, eventually, on_servers, secs, within};
+use crate::support::{Proxy, Server, Site, chain, eventually, on_servers, secs, within};
 
 on_servers!(
     a_pool_of_one_connection_serves_a_manager,
@@ -388,6 +388,26 @@ fn patient(builder: LockManagerBuilder) -> LockManagerBuilder {
 }
 
 /// A builder over pools of one connection each.
+#[tokio::test]
+async fn a_proxy_that_hangs_up_at_client_is_used_without_client_info() {
+    let server = Server::start();
+    let proxy = Proxy::start(&server);
+    proxy.hang_up_at_client();
+    let as_usual = LockManager::single(proxy.url()).node_timeout(secs(10)).build().unwrap();
+    assert!(within(as_usual.lock("k").try_acquire()).await.unwrap_err().is_unavailable());
+    let by_url = LockManager::single(format!("{}?client_info=no", proxy.url()));
+    let by_url = by_url.node_timeout(secs(10)).build().unwrap();
+    within(by_url.lock("k").try_acquire()).await.unwrap().release().await.unwrap();
+    let node = Node::open(proxy.url()).unwrap().without_client_info();
+    let manager = LockManager::single(node).node_timeout(secs(10)).build().unwrap();
+    let guard = within(manager.lock("k").ttl(secs(600)).try_acquire()).await.unwrap();
+    // A waiter hears by a connection of its own.
+    let waiter = tokio::spawn(manager.lock("k").acquire());
+    eventually("it listens", async || server.calls("subscribe") > 0).await;
+    guard.release().await.unwrap();
+    within(waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
 /// Where the system tells of its connections, those of a manager are seen to wait for a sign of their peers.
 #[cfg(target_os = "linux")]
 #[tokio::test]

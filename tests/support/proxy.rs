@@ -35,6 +35,7 @@ struct Faults {
     swallow_requests: bool,
     swallow_replies: bool,
     hold_replies: bool,
+    hang_up_at_client: bool,
     reply_delay: Duration,
     handshake_delay: Duration,
 }
@@ -84,6 +85,11 @@ impl Proxy {
         self.shared.faults().handshake_delay = delay;
     }
 
+    /// Hangs up on whoever sends `CLIENT`, as proxies do that do not know it.
+    pub(crate) fn hang_up_at_client(&self) {
+        self.shared.faults().hang_up_at_client = true;
+    }
+
     /// How many connections were made.
     pub(crate) fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
@@ -102,9 +108,7 @@ impl Proxy {
 
     /// Cuts all connections; new ones are accepted.
     pub(crate) fn cut(&self) {
-        for socket in self.shared.sockets().drain(..) {
-            drop(socket.shutdown(Shutdown::Both));
-        }
+        self.shared.cut();
     }
 }
 
@@ -121,11 +125,21 @@ impl Shared {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn cut(&self) {
+        for socket in self.sockets().drain(..) {
+            drop(socket.shutdown(Shutdown::Both));
+        }
+    }
+
     fn is_forgotten(&self, connection: usize) -> bool {
         connection <= self.forgotten.load(Ordering::SeqCst)
     }
 
-    fn passes_request(&self) -> bool {
+    fn passes_request(&self, piece: &[u8]) -> bool {
+        if self.faults().hang_up_at_client && piece.windows(6).any(|word| word == b"CLIENT") {
+            self.cut();
+            return false;
+        }
         let lost = self.faults().swallow_requests;
         self.swallowed.fetch_add(usize::from(lost), Ordering::SeqCst);
         !lost
@@ -174,7 +188,7 @@ fn connect(number: usize, client: TcpStream, server: TcpStream, shared: &Arc<Sha
     let (requests, onward) = (copy(&client), copy(&server));
     let there = Arc::clone(shared);
     spawn(move || {
-        pump(requests, onward, |_| there.passes_request() && !there.is_forgotten(number));
+        pump(requests, onward, |piece| there.passes_request(piece) && !there.is_forgotten(number));
     });
     let back = Arc::clone(shared);
     let mut is_first = true;
