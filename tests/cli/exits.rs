@@ -1,8 +1,12 @@
 //! Exit codes: the command's own, and those of `redlatch`.
 
+use std::collections::BTreeSet;
+
+use tokio::process::Command;
+
 use crate::scene::Scene;
-use crate::support::{Server, eventually};
-use crate::tool::{Running, bare, on, redlatch, redlatch_within, run};
+use crate::support::{Server, eventually, secs};
+use crate::tool::{Ended, Running, bare, on, redlatch, redlatch_within, run};
 
 #[tokio::test]
 async fn the_exit_code_of_the_command_is_passed_on() {
@@ -36,6 +40,48 @@ async fn a_command_that_cannot_be_started_leaves_no_lock() {
         ended.is(code).says(&format!("redlatch: {program}: "));
         assert!(servers[0].lock_keys().is_empty(), "it is released");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn each_exit_code_of_the_help_comes_of_what_it_says() {
+    let servers = [Server::start()];
+    let (server, url) = (&servers[0], servers[0].url());
+    let mut seen = BTreeSet::new();
+    let mut is = |ended: Ended, code: i32| {
+        ended.is(code);
+        seen.insert(if code > 128 { "128+n".to_owned() } else { code.to_string() });
+    };
+    is(on(&servers, &["run", "k", "--", "true"]).await, 0);
+    is(on(&servers, &["inspect", "k"]).await, 1);
+    is(on(&servers, &["break", "--yes", "k"]).await, 1);
+    is(on(&servers, &["run", "", "--", "true"]).await, 64);
+    let script = format!("redis-cli -u {url} del k");
+    is(on(&servers, &["run", "k", "--", "sh", "-c", &script]).await, 70);
+    // It cannot wait for anything without a file to do so.
+    let mut starved = Command::new("sh");
+    starved.args([
+        "-c",
+        r#"exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit -n 4; exec "$0" ping"#,
+        env!("CARGO_BIN_EXE_redlatch"),
+    ]);
+    is(run(starved).await, 71);
+    assert!(server.foreign_lock("held", "another", secs(600)));
+    is(on(&servers, &["run", "--no-wait", "held", "--", "true"]).await, 75);
+    is(on(&servers, &["break", "held"]).await, 64);
+    is(on(&servers, &["run", "k", "--", "/"]).await, 126);
+    is(on(&servers, &["run", "k", "--", "/no/such/command"]).await, 127);
+    is(on(&servers, &["run", "k", "--", "sh", "-c", "kill -9 $$"]).await, 137);
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    is(on(&servers, &["doctor"]).await, 78);
+    server.kill();
+    is(on(&servers, &["inspect", "k"]).await, 69);
+
+    let help = run(bare(&["--help"])).await.out;
+    let (_, table) = help.split_once("Exit codes:\n").unwrap();
+    let told: BTreeSet<_> =
+        table.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect();
+    assert_eq!(told, seen, "{help}");
 }
 
 #[cfg(target_os = "linux")]

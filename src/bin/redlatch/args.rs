@@ -4,12 +4,17 @@ use std::{ffi::OsString, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::exit;
+
 /// Runs commands under distributed locks on Redis.
 ///
 /// A lock is a lease on one Redis server, or on a majority of several independent ones (Redlock). It ends by itself
 /// when its TTL is over, so that a machine that crashes is in nobody's way for long.
+///
+/// All processes that share locks must have the same servers, key prefix and restart quarantine. Set the variables
+/// that are named beside these options for all of them; the TTL and the other options are each process' own.
 #[derive(Debug, Parser)]
-#[command(name = "redlatch", version, after_long_help = EXIT_CODES)]
+#[command(name = "redlatch", version, after_long_help = exit::help())]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) options: Options,
@@ -81,7 +86,7 @@ pub(crate) enum Task {
     ///
     /// Ctrl-Z does not suspend a command that holds a lock. If redlatch itself is killed with SIGKILL or stopped with
     /// SIGSTOP, nobody is left to end the command in time, and only the fencing token protects.
-    #[command(after_long_help = EXIT_CODES)]
+    #[command(after_long_help = exit::help())]
     Run(Run),
     /// Tell who holds a lock, and for how long
     ///
@@ -155,16 +160,3 @@ impl Run {
         self.grace.unwrap_or(self.ttl / 3)
     }
 }
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  1    inspect, break: nobody holds the lock
-  64   usage: an option, URL or key that cannot work; nothing was done
-  69   too few servers answered
-  70   the lock was lost while the command ran, and the command was ended
-  71   the operating system refused something
-  75   somebody else holds the lock
-  78   doctor: something critical was found
-  126  the command cannot be executed
-  127  the command was not found
-  128+n  ended by signal n";
