@@ -59,6 +59,30 @@ async fn passwords_are_never_shown() {
 }
 
 #[tokio::test]
+async fn the_servers_are_handed_on_to_the_command_only_if_wished() {
+    let server = Server::start();
+    let url = server.user("tool", "hunter2", &["~*", "&*", "+@all"]);
+    let script = ["k", "--", "sh", "-c", r#"echo "[$REDLATCH_NODES]""#];
+    let of = async |nodes_by: &[&str], options: &[&str]| {
+        let mut command = redlatch(&[], &[nodes_by, &["run"], options, &script].concat());
+        command.env("REDLATCH_NODES", &url);
+        run(command).await.is(0).out.clone()
+    };
+    assert_eq!(of(&[], &[]).await, "[]\n");
+    assert_eq!(of(&["--nodes", &url], &[]).await, "[]\n");
+    assert_eq!(of(&[], &["--pass-nodes"]).await, format!("[{url}]\n"));
+    let plain = format!("{url}?protocol=resp3");
+    assert_eq!(of(&["--nodes", &plain], &["--pass-nodes"]).await, format!("[{plain}]\n"));
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_handed_the_servers_is_told_how_to_get_them() {
+    let inner = env!("CARGO_BIN_EXE_redlatch");
+    let ended = on(&[Server::start()], &["run", "k", "--", inner, "ping"]).await;
+    ended.is(64).says("--pass-nodes");
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_said_to_be_wrong() {
     let server = Server::start();
     let url = server.user("tool", "right", &["~*", "&*", "+@all"]).replace("right", "left");
@@ -127,12 +151,27 @@ async fn a_prefix_goes_before_every_key() {
 }
 
 #[tokio::test]
+async fn what_processes_must_agree_on_can_be_set_by_variable() {
+    let help = run(bare(&["--help"])).await;
+    for variable in ["NODES", "KEY_PREFIX", "RESTART_QUARANTINE", "NODE_TIMEOUT"] {
+        help.is(0).prints(&format!("REDLATCH_{variable}"));
+        assert!(include_str!("../../README.md").contains(&format!("| `REDLATCH_{variable}` |")));
+    }
+    let mut command = bare(&["ping"]);
+    command.env("REDLATCH_NODES", "redis://a").env("REDLATCH_NODE_TIMEOUT", "0s");
+    run(command).await.is(64).says("node timeout");
+}
+
+#[tokio::test]
 async fn a_server_that_has_just_restarted_can_be_kept_from_voting() {
     let servers = [Server::start()];
     let args = ["--restart-quarantine", "1h", "run", "k", "--", "echo", "ran"];
     let ended = on(&servers, &args).await;
     ended.is(69).says(&servers[0].name());
     assert_eq!(ended.out, "");
+    let mut command = redlatch(&servers, &["run", "k", "--", "true"]);
+    command.env("REDLATCH_RESTART_QUARANTINE", "1h");
+    run(command).await.is(69).says(&servers[0].name());
     // A TTL that is longer than the quarantine would defeat it.
     let args = ["--restart-quarantine", "1s", "run", "--ttl", "2s", "k", "--", "true"];
     on(&servers, &args).await.is(64).says("TTL");

@@ -92,6 +92,7 @@ async fn break_asks_first() {
     assert!(server.foreign_lock("k", "another", secs(600)));
     let mut session = Session::start(&server, "redlatch break k; exit $?");
     session.shows("k is held by another").await;
+    session.shows("If `redlatch run` holds it, its command is ended").await;
     session.shows("[y/N] ").await;
     session.types("n\n").await;
     session.shows("left k as it was").await;

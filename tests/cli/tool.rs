@@ -1,5 +1,6 @@
 //! The command under test, and what it says.
 
+use std::ffi::OsStr;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,9 +26,15 @@ pub(crate) fn redlatch_within(timeout: &str, servers: &[Server], args: &[&str]) 
 /// The command without any servers.
 pub(crate) fn bare(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_redlatch"));
-    command.env_remove("REDLATCH_NODES").env_remove("REDLATCH_KEY_PREFIX");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
+        command.env_remove(name);
+    }
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     command
+}
+
+fn is_ours(variable: &OsStr) -> bool {
+    variable.to_string_lossy().starts_with("REDLATCH_")
 }
 
 /// How a command ended, and all that it said.

@@ -28,24 +28,28 @@ pub(crate) struct Options {
     /// Redis servers to lock on: one, or several independent ones, of which more than half must agree
     ///
     /// Separated by commas, or given several times: redis://[user:password@]host:port[/database]. Everybody on the
-    /// machine can read the command line of a process: put passwords into REDLATCH_NODES instead.
+    /// machine can read the command line of a process: put passwords into REDLATCH_NODES instead. In user and
+    /// password, write # as %23, / as %2F, ? as %3F, @ as %40 and a comma as %2C.
     #[arg(long, global = true, value_name = "URL,...", value_delimiter = ',')]
     #[arg(env = "REDLATCH_NODES", hide_env_values = true)]
     pub(crate) nodes: Vec<String>,
 
-    /// What is put before every key in Redis
+    /// What is put before every key in Redis, for all processes that share locks
     #[arg(long, global = true, value_name = "PREFIX", default_value = "")]
     #[arg(env = "REDLATCH_KEY_PREFIX", hide_default_value = true, hide_env_values = true)]
     pub(crate) key_prefix: String,
 
     /// The longest that one server may take over one answer, connecting included [default: 500ms]
     #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(env = "REDLATCH_NODE_TIMEOUT", hide_env_values = true)]
     node_timeout: Option<Duration>,
 
     /// Do not let a server vote that has restarted within this time, and may have forgotten its locks [default: off]
     ///
-    /// Name the longest TTL that anybody uses. It asks servers for their uptime, with INFO.
+    /// Name the longest TTL that anybody uses, the same in all processes that share locks. It asks servers for their
+    /// uptime, with INFO.
     #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(env = "REDLATCH_RESTART_QUARANTINE", hide_env_values = true)]
     pub(crate) restart_quarantine: Option<Duration>,
 
     /// Write JSON, one object a line
@@ -76,7 +80,7 @@ pub(crate) enum Task {
     ///
     /// The command finds the lock's name in the environment variable REDLATCH_KEY, and in REDLATCH_FENCING_TOKEN a
     /// number that grows from holder to holder: what the lock protects should refuse one that is lower than it has
-    /// seen.
+    /// seen. REDLATCH_NODES, which may hold a password, is not in its environment, unless --pass-nodes is given.
     ///
     /// If the lock is lost, or cannot be renewed until the grace time before its end, the command and everything in
     /// its process group is sent TERM, and KILL if need be, so that it has ended before the lock has; the exit code is
@@ -98,9 +102,10 @@ pub(crate) enum Task {
     },
     /// Take a lock away from its holder
     ///
-    /// It breaks the very lock that it has shown, not one that has been acquired since. It does not stop the holder:
-    /// `redlatch run` notices at its next renewal and ends its command, and others may not notice. The exit code is 1
-    /// if nobody holds the lock, or not any more, and 75 if it cannot be broken.
+    /// It breaks the very lock that it has shown, not one that has been acquired since. `redlatch run` notices at its
+    /// next renewal and ends its command; any other holder goes on, and may not notice. It asks first, on the
+    /// terminal. The exit code is 1 if nobody holds the lock, or not any more, 75 if it cannot be broken or you say
+    /// no, and 64 if there is no terminal to ask on.
     Break {
         /// The lock's name
         key: String,
@@ -148,6 +153,12 @@ pub(crate) struct Run {
     /// by: it runs once. Combine it with --no-wait.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) min_hold: Option<Duration>,
+
+    /// Hand the servers on to the command, with their passwords, in REDLATCH_NODES [default: not]
+    ///
+    /// For a command that uses `redlatch` itself. Without it the variable is taken out of the command's environment.
+    #[arg(long)]
+    pub(crate) pass_nodes: bool,
 
     /// The command and its arguments
     #[arg(last = true, required = true)]

@@ -40,7 +40,7 @@ fn ticket(key: &str, status: &LockStatus) -> Option<LockTicket> {
 
 fn is_wanted(key: &str, status: &LockStatus) -> Result<bool, Failure> {
     let lock = Lock::new(key, status);
-    ask::confirm(&format!("{lock}\nBreak it? Its holder is not stopped by that."))
+    ask::confirm(&format!("{lock}\nBreak it? {CONSEQUENCE}"))
 }
 
 /// Takes the lock over and releases it. Nobody can have acquired it in between.
@@ -107,6 +107,9 @@ impl Display for Report {
         }
     }
 }
+
+/// What becomes of the holder. Nothing tells for sure which of the two it is.
+const CONSEQUENCE: &str = "If `redlatch run` holds it, its command is ended at its next renewal. Any other holder goes on, and may not notice.";
 
 /// For as long as the lock lives on, if it cannot be released after it was taken over.
 const TTL: Duration = Duration::from_secs(5);

@@ -40,14 +40,24 @@ pub(crate) enum Change {
 }
 
 impl Child {
-    /// Starts a command that finds the lock in its environment.
-    pub(crate) fn start(command: &[OsString], guard: &LockGuard) -> io::Result<Self> {
+    /// Starts a command that finds the lock in its environment, and the servers only if they are to be handed on:
+    /// their URLs may hold passwords.
+    pub(crate) fn start(
+        command: &[OsString],
+        guard: &LockGuard,
+        nodes: Option<&str>,
+    ) -> io::Result<Self> {
         let [program, arguments @ ..] = command else { return Err(io::ErrorKind::NotFound.into()) };
         adopt_orphans();
         // Whoever started us may ignore this signal; then nobody could hear how a child ended.
         let _caught = unix::signal(SignalKind::child())?;
         let (changes, wait_for) = watch()?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        match nodes {
+            Some(nodes) => command.env("REDLATCH_NODES", nodes),
+            None => command.env_remove("REDLATCH_NODES"),
+        };
+        let child = command
             .args(arguments)
             .env("REDLATCH_KEY", guard.key())
             .env("REDLATCH_FENCING_TOKEN", guard.fencing_token().to_string())

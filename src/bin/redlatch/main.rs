@@ -82,7 +82,7 @@ fn start(cli: Cli, reporter: &Reporter) -> u8 {
 async fn perform(cli: Cli, manager: &LockManager, reporter: &Reporter) -> u8 {
     let options = cli.options;
     let code = match cli.task {
-        Task::Run(run) => Ok(run::run(run, manager, reporter).await),
+        Task::Run(run) => Ok(run::run(run, manager, &options, reporter).await),
         Task::Inspect { key } => inspect::inspect(&key, manager, &options).await,
         Task::Break { key, yes } => breaking::break_lock(&key, yes, manager, &options).await,
         Task::Ping => Ok(ping::ping(manager, &options).await),

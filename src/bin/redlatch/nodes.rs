@@ -9,7 +9,7 @@ pub(crate) fn manager(options: &Options) -> Result<LockManager, Failure> {
     let urls: Vec<&str> =
         options.nodes.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
     let builder = match urls.as_slice() {
-        [] => return Err(Failure::Usage(NOWHERE.to_owned())),
+        [] => return Err(Failure::Usage(nowhere())),
         [url] => LockManager::single(*url),
         urls => LockManager::quorum(urls.iter().copied()),
     };
@@ -21,4 +21,11 @@ pub(crate) fn manager(options: &Options) -> Result<LockManager, Failure> {
     })
 }
 
-const NOWHERE: &str = "no Redis server is named: set REDLATCH_NODES, or --nodes, to something like redis://127.0.0.1:6379";
+/// That no server is named, and what to do.
+fn nowhere() -> String {
+    let mut text = "no Redis server is named: set REDLATCH_NODES, or --nodes, to something like redis://127.0.0.1:6379".to_owned();
+    if std::env::var_os("REDLATCH_KEY").is_some() {
+        text.push_str(" (`redlatch run` hands REDLATCH_NODES on with --pass-nodes only)");
+    }
+    text
+}

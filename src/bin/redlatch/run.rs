@@ -5,7 +5,7 @@ use std::io;
 use redlatch::{Error, LockGuard, LockManager};
 
 use crate::{
-    args::Run,
+    args::{Options, Run},
     child::Child,
     event::Event,
     exit,
@@ -20,14 +20,22 @@ use crate::{
 };
 
 /// Runs the command, and returns the exit code.
-pub(crate) async fn run(run: Run, manager: &LockManager, reporter: &Reporter) -> u8 {
+pub(crate) async fn run(
+    run: Run,
+    manager: &LockManager,
+    options: &Options,
+    reporter: &Reporter,
+) -> u8 {
     let mut signals = match Signals::catch(PASSED_ON) {
         Ok(signals) => signals,
         Err(error) => return os_error(&error, reporter),
     };
     let acquired = locking::acquire(&run, manager, &mut signals, reporter).await;
     match acquired {
-        Ok(guard) => hold(&run, guard, manager, &mut signals, reporter).await,
+        Ok(guard) => {
+            let nodes = run.pass_nodes.then(|| options.nodes.join(","));
+            hold(&run, guard, nodes, manager, &mut signals, reporter).await
+        }
         Err(Stop::Failure(failure)) => not_acquired(&run, &failure, manager, reporter).await,
         Err(Stop::Signal(signal)) => {
             reporter.say(&Event::Interrupted { key: run.key, signal: signal.as_raw() });
@@ -40,12 +48,15 @@ pub(crate) async fn run(run: Run, manager: &LockManager, reporter: &Reporter) ->
 async fn hold(
     run: &Run,
     guard: LockGuard,
+    nodes: Option<String>,
     manager: &LockManager,
     signals: &mut Signals,
     reporter: &Reporter,
 ) -> u8 {
     // First, lest it comes while the command starts.
-    let started = signals.also_catch(SUSPENDING).and_then(|()| Child::start(&run.command, &guard));
+    let started = signals
+        .also_catch(SUSPENDING)
+        .and_then(|()| Child::start(&run.command, &guard, nodes.as_deref()));
     let child = match started {
         Ok(child) => child,
         Err(error) => {
