@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Span;
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     ledger::Ledger,
     node::{Answer, Command, Touch},
     offer::{Offer, Renewal, Undo},
+    outage::Health,
     round::Reply,
     terms::{Answers, Terms, hold},
     token::OwnerToken,
@@ -40,6 +41,9 @@ pub(crate) struct Wish {
 pub(crate) enum Opening {
     /// All nodes are asked at once: one round trip if nobody else is at it.
     AllAtOnce,
+    /// The same, and it is found out whether a majority answers: with an even number of nodes, fewer refusals rule
+    /// a majority out.
+    Census,
     /// The key's first node is asked, and the others only after its yes: whoever is refused there has torn
     /// nobody's votes apart and has nothing to clean up.
     OneFirst,
@@ -51,34 +55,57 @@ pub(crate) struct Refusal {
     pub(crate) error: Error,
     /// The contenders took the votes from one another, and will all give them back.
     pub(crate) is_split: bool,
-    /// One node's word alone.
-    pub(crate) is_hearsay: bool,
+    /// What it says of the nodes.
+    pub(crate) health: Health,
 }
 
-/// Makes one attempt. Dropping the future at any moment leaves no lock behind.
+/// Makes one attempt, and waits for its answers until then at the most. Dropping the future at any moment leaves no
+/// lock behind.
 pub(crate) async fn attempt(
     keeper: &Arc<Keeper>,
     wish: &Wish,
     opening: Opening,
+    until: Option<Instant>,
+) -> Result<Armed, Refusal> {
+    let began = Instant::now();
+    let mut outcome = attempt_by(keeper, wish, opening, until).await;
+    if let Err(Refusal { health, .. }) = &mut outcome
+        && health.is_out()
+        && until.is_some_and(|until| until <= Instant::now())
+    {
+        // Whoever does not wait for the nodes learns nothing of them.
+        *health = Health::Unknown;
+    }
+    let answering = &Health::Answering;
+    let health = outcome.as_ref().map_or_else(|refusal| &refusal.health, |_| answering);
+    keeper.ledger.waiting.note(&wish.key, began, health);
+    outcome
+}
+
+async fn attempt_by(
+    keeper: &Arc<Keeper>,
+    wish: &Wish,
+    opening: Opening,
+    until: Option<Instant>,
 ) -> Result<Armed, Refusal> {
     let Some(owner) = &wish.owner else {
         let offer = Offer { undo: Undo::Everything, renewal: wish.renewal.clone() };
         let armed = keeper.arm(wish.key.clone(), OwnerToken::random(), offer)?;
-        return Election::new(wish, armed, clock::proposal()).run(opening).await;
+        return Election::new(wish, armed, clock::proposal(), until).run(opening).await;
     };
     // A chosen owner token may have been used before: what it holds is looked at first, so that the proposal
     // is above it and an undo cannot take one for the other.
-    let seen = look(keeper, &wish.key, owner, wish.joins).await;
+    let seen = look(keeper, &wish.key, owner, wish.joins, until).await?;
     if let Some(token) = seen.held
         && !keeper.ledger.is_being_released(&wish.key, owner, token)
-        && let Some(armed) = join(keeper, wish, owner, token).await?
+        && let Some(armed) = join(keeper, wish, owner, token, until).await?
     {
         return Ok(armed);
     }
     let proposal = clock::proposal().max(seen.highest.saturating_add(1));
     let offer = Offer { undo: Undo::GrantedSince(proposal), renewal: wish.renewal.clone() };
     let armed = keeper.arm(wish.key.clone(), owner.clone(), offer)?;
-    Election::new(wish, armed, proposal).run(opening).await
+    Election::new(wish, armed, proposal, until).run(opening).await
 }
 
 /// The votes of one attempt.
@@ -92,6 +119,7 @@ struct Election<'a> {
     quorum: usize,
     proposal: u64,
     began: Instant,
+    opening: Opening,
     asked: Vec<bool>,
     reports: Vec<Report>,
     refusals: Vec<Refused>,
@@ -105,9 +133,9 @@ struct Refused {
 }
 
 impl<'a> Election<'a> {
-    fn new(wish: &'a Wish, armed: Armed, proposal: u64) -> Self {
+    fn new(wish: &'a Wish, armed: Armed, proposal: u64, until: Option<Instant>) -> Self {
         let (claim, ledger) = (armed.claim().clone(), armed.keeper().ledger.clone());
-        let answers = Answers::new(armed.keeper().clone(), claim.clone(), wish.ttl);
+        let answers = Answers::new(armed.keeper().clone(), claim.clone(), wish.ttl, until);
         let nodes = ledger.links.len();
         Self {
             quorum: ledger.quorum(),
@@ -118,6 +146,7 @@ impl<'a> Election<'a> {
             ledger,
             proposal,
             began: clock::now(),
+            opening: Opening::AllAtOnce,
             asked: vec![false; nodes],
             reports: vec![Report::Awaited; nodes],
             refusals: Vec::new(),
@@ -130,7 +159,8 @@ impl<'a> Election<'a> {
             let owed = self.ledger.owed_at(&self.wish.key, owner, self.proposal);
             owed.into_iter().for_each(|node| self.leave_out(node));
         }
-        self.open(opening).await?;
+        self.opening = opening;
+        self.open().await?;
         let token = self.agree().await?;
         self.hold(token)
     }
@@ -144,9 +174,9 @@ impl<'a> Election<'a> {
     }
 
     /// Asks the nodes, all of them unless the first refuses.
-    async fn open(&mut self, opening: Opening) -> Result<(), Refusal> {
-        let order = match opening {
-            Opening::AllAtOnce => Vec::new(),
+    async fn open(&mut self) -> Result<(), Refusal> {
+        let order = match self.opening {
+            Opening::AllAtOnce | Opening::Census => Vec::new(),
             Opening::OneFirst => self.ledger.order_of(&self.wish.key),
         };
         for node in order.into_iter().filter(|&node| !self.asked[node]).collect::<Vec<_>>() {
@@ -157,8 +187,7 @@ impl<'a> Election<'a> {
             };
             self.note(reply);
             if !self.refusals.is_empty() {
-                let is_outage = self.errors.len() > self.reports.len() - self.quorum;
-                return Err(if is_outage { self.refused() } else { self.contended(true) });
+                return Err(if self.health().is_out() { self.refused() } else { self.contended() });
             }
             if self.reports[node].told().is_some() {
                 break;
@@ -188,13 +217,38 @@ impl<'a> Election<'a> {
                 Choice::Raise { to, nodes } => {
                     nodes.into_iter().for_each(|node| self.raise(node, to));
                 }
-                Choice::Impossible if self.is_classified() => return Err(self.refused()),
+                Choice::Impossible if self.is_classified() => return Err(self.lost().await),
                 Choice::Impossible | Choice::Wait => {}
             }
             match self.answers.round.next().await {
                 Some(reply) => self.note(reply),
-                None => return Err(self.refused()),
+                None => return Err(self.lost().await),
             }
+        }
+    }
+
+    /// Why there is no majority. Nodes that are about to answer are heard out, so that it can be told of them.
+    async fn lost(&mut self) -> Refusal {
+        let until = Instant::now() + HEARING;
+        while !self.is_contended()
+            && let Ok(Some(reply)) = timeout_at(until, self.answers.round.next()).await
+        {
+            self.note(reply);
+        }
+        if self.answers.round.is_cut() {
+            self.blame_silent();
+        }
+        self.refused()
+    }
+
+    /// Notes that the nodes which have not answered did not do so in time.
+    fn blame_silent(&mut self) {
+        let awaited = |&node: &usize| self.reports[node] == Report::Awaited;
+        let (silent, waited) =
+            ((0..self.reports.len()).filter(awaited).collect::<Vec<_>>(), self.began.elapsed());
+        for node in silent {
+            self.reports[node] = Report::Out;
+            self.errors.push(self.ledger.nodes[node].no_answer(waited));
         }
     }
 
@@ -263,16 +317,33 @@ impl<'a> Election<'a> {
     fn is_classified(&self) -> bool {
         let awaited = self.reports.iter().filter(|report| **report == Report::Awaited).count();
         let needed = self.reports.len() - self.quorum;
-        self.refusals.len() > needed || self.refusals.len() + awaited <= needed
+        if self.is_contended() {
+            return self.opening != Opening::Census || self.health().is_known();
+        }
+        self.refusals.len() + awaited <= needed && self.health().is_known()
+    }
+
+    /// Whether the refusals alone rule a majority out.
+    fn is_contended(&self) -> bool {
+        self.refusals.len() > self.reports.len() - self.quorum
+    }
+
+    /// How many nodes granted or refused.
+    fn reached(&self) -> usize {
+        let told = self.reports.iter().filter(|report| report.told().is_some()).count();
+        told + self.refusals.len()
+    }
+
+    fn health(&self) -> Health {
+        Health::of(self.reports.len(), self.reached(), &self.errors)
     }
 
     /// Why there is no majority: held, if the refusals alone rule it out, else unavailable.
     fn refused(&mut self) -> Refusal {
-        if self.refusals.len() > self.reports.len() - self.quorum {
-            return self.contended(false);
+        if self.is_contended() {
+            return self.contended();
         }
-        let told = self.reports.iter().filter(|report| report.told().is_some()).count();
-        let reached = told + self.refusals.len();
+        let (reached, health) = (self.reached(), self.health());
         let error = Error::Unavailable {
             key: self.claim.key().to_owned(),
             needed: self.quorum,
@@ -280,16 +351,16 @@ impl<'a> Election<'a> {
             unheard: self.reports.len() - reached - self.errors.len(),
             nodes: std::mem::take(&mut self.errors),
         };
-        error.into()
+        Refusal { error, is_split: false, health }
     }
 
-    fn contended(&self, is_hearsay: bool) -> Refusal {
+    fn contended(&self) -> Refusal {
         let retry_after = self.free_in();
         let holder = &self.refusals[0].holder;
         let is_split = self.refusals.iter().any(|refused| refused.holder != *holder)
             || self.reports.iter().any(|report| report.told().is_some());
         let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after };
-        Refusal { error, is_split, is_hearsay }
+        Refusal { error, is_split, health: self.health() }
     }
 
     /// How long until enough of the keys in the way have expired, if their holders do nothing about it.
@@ -309,9 +380,12 @@ impl<'a> Election<'a> {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self { error, is_split: false, is_hearsay: false }
+        let health = Health::from(&error);
+        Self { error, is_split: false, health }
     }
 }
 
 /// How long the first node alone may take over its vote.
 const CANVASS_PATIENCE: Duration = Duration::from_millis(20);
+/// How long the others are heard out once a round is lost.
+const HEARING: Duration = Duration::from_millis(20);

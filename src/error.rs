@@ -281,11 +281,23 @@ pub struct NodeError {
     node: Arc<str>,
     cause: Arc<dyn StdError + Send + Sync>,
     is_silence: bool,
+    is_lasting: bool,
 }
 
 impl NodeError {
     pub(crate) fn new(node: &Arc<str>, cause: impl StdError + Send + Sync + 'static) -> Self {
-        Self { node: node.clone(), cause: Arc::new(cause), is_silence: false }
+        Self { node: node.clone(), cause: Arc::new(cause), is_silence: false, is_lasting: false }
+    }
+
+    /// The same, as one that is not mended by waiting.
+    pub(crate) const fn lasting(mut self) -> Self {
+        self.is_lasting = true;
+        self
+    }
+
+    /// Whether waiting does not mend it: somebody has to.
+    pub(crate) const fn is_lasting(&self) -> bool {
+        self.is_lasting
     }
 
     /// That the node gave no answer in time.

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    future::Future,
+    convert::Infallible,
+    future::{Future, pending},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
     clock,
     error::NodeError,
     key::Key,
-    node::{Answer, Command, Hear, Link, Listening, Node, Notice, Trail},
+    node::{Answer, Command, Hear, Link, Listening, Node, Notice, Recovered, Trail},
     offer::Undo,
     retry::below,
     round::Round,
@@ -49,7 +51,10 @@ impl Ledger {
     pub(crate) fn new(nodes: Vec<Node>, settings: &Settings) -> Arc<Self> {
         Arc::new_cyclic(|ledger| {
             let hear = hear_for(ledger.clone());
-            let link = |(index, node): (usize, &Node)| node.link(index, settings, hear.clone());
+            let recovered = recovered_for(ledger.clone());
+            let link = |(index, node): (usize, &Node)| {
+                node.link(index, settings, hear.clone(), recovered.clone())
+            };
             Self {
                 links: nodes.iter().enumerate().map(link).collect(),
                 nodes: nodes.into(),
@@ -134,6 +139,12 @@ impl Ledger {
     /// Whether a majority of nodes can be asked without connecting first.
     pub(crate) fn is_majority_up(&self) -> bool {
         self.links.iter().filter(|link| link.is_up()).count() >= self.quorum()
+    }
+
+    /// Opens connections to the nodes that have none as soon as it is time for the next, as long as this is awaited.
+    pub(crate) async fn mend(&self) -> Infallible {
+        join_all(self.links.iter().map(Link::mend)).await;
+        pending().await
     }
 
     /// Listens for the releases of a key at every node, as long as the returned value lives.
@@ -262,6 +273,15 @@ fn hear_for(ledger: Weak<Ledger>) -> Hear {
                 let is_first = || ledger.order_of(key).first() == Some(&node);
                 ledger.waiting.released(&key.name, token, is_first);
             }
+        }
+    })
+}
+
+/// Has those look who wait for a node to come back.
+fn recovered_for(ledger: Weak<Ledger>) -> Recovered {
+    Arc::new(move || {
+        if let Some(ledger) = ledger.upgrade() {
+            ledger.waiting.recovered();
         }
     })
 }

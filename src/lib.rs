@@ -88,6 +88,7 @@ mod manager;
 mod metrics;
 mod node;
 mod offer;
+mod outage;
 mod preflight;
 mod random;
 mod renewal;

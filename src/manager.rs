@@ -299,11 +299,18 @@ impl LockManagerBuilder {
         self
     }
 
-    /// Sets after how many rounds in a row without a majority answering an acquire gives up. Default: 3.
+    /// Sets how long an acquire goes on while no majority of the nodes answers. Default: as long as the request's
+    /// [`wait_timeout`](LockRequest::wait_timeout), or 5 seconds for requests without one.
     ///
-    /// Zero counts as one: some round has to fail.
-    pub const fn outage_retries(mut self, rounds: u32) -> Self {
-        self.settings.outage_retries = rounds;
+    /// It counts from the start of the first round that no majority answered, or from the call if that came later, and
+    /// the outage ends with the first round that a majority answers. When it is over, all whose patience is over fail
+    /// with [`Error::Unavailable`], those who stand behind others in the queue too. Zero: one round.
+    ///
+    /// Refused connections, silence, and servers that are loading, read-only, without a master or out of memory are
+    /// outages. Keys of a wrong type, missing rights and wrong passwords are not mended by waiting: where they rule a
+    /// majority out, the acquire fails at once.
+    pub const fn outage_patience(mut self, patience: Duration) -> Self {
+        self.settings.outage_patience = Some(patience);
         self
     }
 

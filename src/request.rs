@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use crate::{
@@ -78,8 +79,11 @@ impl LockRequest {
 
     /// Sets the longest time that the whole acquire may take, standing in the local queue included. Default: none.
     ///
-    /// At least one attempt is made and seen through, however short the time is; after that the acquire
-    /// ends with [`Error::WaitTimeout`].
+    /// Then the acquire ends with [`Error::WaitTimeout`], whose source is the last cause; [`Error::Unavailable`] if no
+    /// answer came in time. At least one attempt is sent: if the time was over in the queue, it may take a tenth of a
+    /// second more. With a timeout of zero one attempt is made, which may take as long as the nodes may.
+    ///
+    /// It is also how long an [outage](crate::LockManagerBuilder::outage_patience) is waited through.
     pub const fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.wait_timeout = Some(timeout);
         self
@@ -186,9 +190,10 @@ impl LockRequest {
     /// # Errors
     ///
     /// - [`Error::WaitTimeout`] or [`Error::RetriesExhausted`] when the waiting ended, with the last cause.
-    /// - [`Error::Unavailable`] after as many rounds in a row without a majority answering as
-    ///   [`outage_retries`](crate::LockManagerBuilder::outage_retries) says.
-    /// - [`Error::ValidityExpired`] after as many rounds in a row that took longer than the TTL allows.
+    /// - [`Error::Unavailable`] when no majority of the nodes has answered for as long as
+    ///   [`outage_patience`](crate::LockManagerBuilder::outage_patience) says, or at once if that is not mended by waiting:
+    ///   a wrong password, missing rights, a key of another type.
+    /// - [`Error::ValidityExpired`] after three rounds in a row that took longer than the TTL allows.
     /// - [`Error::Config`] for a key, TTL or interval out of range; [`Error::Closed`] once the manager is closed.
     ///
     /// # Examples
@@ -204,7 +209,7 @@ impl LockRequest {
     #[doc(alias = "lock")]
     // No `async fn` around another: each would keep the request once more.
     pub fn acquire(self) -> impl Future<Output = Result<LockGuard>> + Send {
-        self.take(false)
+        self.take(false, None)
     }
 
     /// Takes the lock in one round or not at all, past the local queue.
@@ -234,7 +239,7 @@ impl LockRequest {
         let wish = self.wish(false)?;
         let mut record = Acquiring::begin();
         let span = tracing::debug_span!("acquire", key = self.key, attempt = 1);
-        let attempt = attempt(&self.keeper, &wish, Opening::AllAtOnce).instrument(span);
+        let attempt = attempt(&self.keeper, &wish, Opening::AllAtOnce, None).instrument(span);
         let result = attempt.await.map_err(|refusal| refusal.error);
         record.attempts = u32::from(result.is_err());
         record.end(result.as_ref().err());
@@ -269,7 +274,7 @@ impl LockRequest {
     /// # Ok(()) }
     /// ```
     pub fn acquire_or_extend(self) -> impl Future<Output = Result<LockGuard>> + Send {
-        self.take(true)
+        self.take(true, None)
     }
 
     /// Takes the lock, renews it while `work` runs, and releases it.
@@ -328,11 +333,6 @@ impl LockRequest {
         self.ttl
     }
 
-    /// How long the acquire may take.
-    pub(crate) const fn waits(&self) -> Option<Duration> {
-        self.wait_timeout
-    }
-
     /// How the lock is renewed, if it is.
     pub(crate) fn renewal(&self) -> Option<&Renewal> {
         self.is_renewed.then_some(&self.renewal)
@@ -344,9 +344,19 @@ impl LockRequest {
         self
     }
 
-    async fn take(self, joins: bool) -> Result<LockGuard> {
+    /// Acquires for a caller who waits since then.
+    pub(crate) fn acquire_since(
+        self,
+        began: Instant,
+    ) -> impl Future<Output = Result<LockGuard>> + Send {
+        self.take(false, Some(began))
+    }
+
+    async fn take(self, joins: bool, began: Option<Instant>) -> Result<LockGuard> {
+        let began = began.unwrap_or_else(Instant::now);
         let wish = self.wish(joins)?;
-        let limits = acquire::Limits { wait_timeout: self.wait_timeout, retry: self.retry };
+        let (wait_timeout, retry) = (self.wait_timeout, self.retry);
+        let limits = acquire::Limits { began, wait_timeout, retry };
         let armed = acquire::acquire(&self.keeper, wish, limits).await?;
         Ok(Self::hand_over(self.min_hold, armed))
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// One node's answer to a command of a round.
 pub(crate) struct Reply<T> {
@@ -23,6 +23,9 @@ pub(crate) struct Reply<T> {
 pub(crate) struct Round<T> {
     calls: FuturesUnordered<Call<T>>,
     replies: VecDeque<Reply<T>>,
+    /// Until then the answers are waited for.
+    until: Option<Instant>,
+    is_cut: bool,
 }
 
 struct Call<T> {
@@ -33,7 +36,23 @@ struct Call<T> {
 
 impl<T> Round<T> {
     pub(crate) fn new() -> Self {
-        Self { calls: FuturesUnordered::new(), replies: VecDeque::new() }
+        Self::until(None)
+    }
+
+    /// A round whose answers are waited for until then, if at all so long.
+    pub(crate) fn until(until: Option<Instant>) -> Self {
+        let (calls, replies) = (FuturesUnordered::new(), VecDeque::new());
+        Self { calls, replies, until, is_cut: false }
+    }
+
+    /// The same round, waited for to its end.
+    pub(crate) fn unbound(self) -> Self {
+        Self { until: None, ..self }
+    }
+
+    /// Whether the time was over before all answers had come.
+    pub(crate) const fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Adds a call whose clock started at `sent`, before the first byte.
@@ -56,10 +75,18 @@ impl<T> Round<T> {
         self.calls.len() + self.replies.len()
     }
 
-    /// The next answer, or `None` if all were taken.
+    /// The next answer, or `None` if all were taken or the time is over.
     ///
     /// Dropping the future loses nothing: the answers stay in the round.
     pub(crate) async fn next(&mut self) -> Option<Reply<T>> {
+        let Some(until) = self.until else { return self.next_of_all().await };
+        // Sends before it looks at the time.
+        let reply = timeout_at(until, self.next_of_all()).await;
+        self.is_cut |= reply.is_err();
+        reply.ok().flatten()
+    }
+
+    async fn next_of_all(&mut self) -> Option<Reply<T>> {
         poll_fn(|cx| {
             while let Poll::Ready(Some(reply)) = self.calls.poll_next_unpin(cx) {
                 self.replies.push_back(reply);

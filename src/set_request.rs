@@ -54,7 +54,7 @@ impl LockSetRequest {
 
     /// Sets the longest time that taking all the locks may take: see [`LockRequest::wait_timeout`]. Default: none.
     ///
-    /// At least one attempt is made.
+    /// At least one attempt is sent.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.each = self.each.wait_timeout(timeout);
         self
@@ -107,7 +107,7 @@ impl LockSetRequest {
     ///
     /// The keys are locked one after the other in their order, which all sets share, so that two sets cannot wait
     /// for each other. Single locks must keep to that order too: who waits for a set should hold no other lock. While
-    /// it waits, it extends what it has.
+    /// it waits, it extends what it has; if it loses one of them, as in an outage longer than the TTL, it begins anew.
     ///
     /// # Cancel safety
     ///
@@ -115,9 +115,8 @@ impl LockSetRequest {
     ///
     /// # Errors
     ///
-    /// As [`LockRequest::acquire`], for the key that could not be locked; [`Error::NotHeld`] or
-    /// [`Error::Unavailable`] for one that was lost while it waited for the others; [`Error::Config`] also for no
-    /// key at all. After any of them all that was taken is released in the background.
+    /// As [`LockRequest::acquire`], for the key that could not be locked; [`Error::NotHeld`] for one that was lost again
+    /// and again while it waited for the others; [`Error::Config`] also for no key at all. After any of them all that was taken is released in the background.
     ///
     /// # Examples
     ///
@@ -131,20 +130,18 @@ impl LockSetRequest {
     /// ```
     #[doc(alias = "lock")]
     pub async fn acquire(self) -> Result<LockSet> {
-        let (began, wait_timeout) = (Instant::now(), self.each.waits());
-        let requests = self.requests()?;
-        let mut taken = LockSet::new(Vec::with_capacity(requests.len()));
-        let mut upkeep = interval(self.each.lives() / 3);
-        for mut request in requests {
-            if let Some(timeout) = wait_timeout {
-                request = request.wait_timeout(timeout.saturating_sub(began.elapsed()));
+        let (began, requests) = (Instant::now(), self.requests()?);
+        let mut losses = 0;
+        loop {
+            match self.gather(&requests, began).await {
+                // What outlives the loss is released: whoever waits must not hold.
+                Err(error) if error.is_not_held() && losses < MOST_LOSSES => {
+                    tracing::debug!(key = error.key(), "lost while waiting for others");
+                    losses += 1;
+                }
+                result => return result,
             }
-            // Boxed, since it is large, and moves.
-            let acquire = Box::pin(request.acquire());
-            let guard = self.keep(&taken, &mut upkeep, acquire).await;
-            taken.push(guard.map_err(|error| since(began, error))?);
         }
-        self.complete(self.freshen(taken).await?)
     }
 
     /// Takes all the locks in one round or none at all.
@@ -209,6 +206,20 @@ impl LockSetRequest {
         Ok(value)
     }
 
+    /// Takes the locks one after the other, for a caller who waits since then. Fails with [`Error::NotHeld`] if one was
+    /// lost meanwhile.
+    async fn gather(&self, requests: &[LockRequest], began: Instant) -> Result<LockSet> {
+        let mut taken = LockSet::new(Vec::with_capacity(requests.len()));
+        let mut upkeep = interval(self.each.lives() / 3);
+        for request in requests {
+            // Boxed, since it is large, and moves.
+            let acquire = Box::pin(request.clone().acquire_since(began));
+            let guard = self.keep(&taken, &mut upkeep, acquire).await?;
+            taken.push(guard);
+        }
+        self.complete(self.freshen(taken).await?)
+    }
+
     /// The requests for the single keys, in their order. They are not renewed before all have been taken.
     fn requests(&self) -> Result<Vec<LockRequest>> {
         if self.keys.is_empty() {
@@ -230,8 +241,11 @@ impl LockSetRequest {
         let upkeep = async {
             loop {
                 due.tick().await;
-                if let Err(error) = taken.extend(self.each.lives()).await {
-                    return error;
+                match taken.extend(self.each.lives()).await {
+                    // It was tried for as long as the lock was valid.
+                    Err(Error::Unavailable { key, .. }) => return Error::NotHeld { key },
+                    Err(error) => return error,
+                    Ok(()) => {}
                 }
             }
         };
@@ -271,15 +285,7 @@ impl IntoFuture for LockSetRequest {
     }
 }
 
-/// Has an error tell of the whole time that was waited.
-fn since(began: Instant, error: Error) -> Error {
-    match error {
-        Error::WaitTimeout { key, attempts, source, .. } => {
-            Error::WaitTimeout { key, attempts, waited: began.elapsed(), source }
-        }
-        error => error,
-    }
-}
-
+/// How often in a row a set is begun anew since one of its locks was lost while it waited for the others.
+const MOST_LOSSES: u32 = 3;
 /// Which part of the TTL the first of the locks may be old by without being extended.
 const FRESH: u32 = 20;

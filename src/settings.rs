@@ -16,7 +16,8 @@ pub(crate) struct Settings {
     pub(crate) clock_drift: ClockDrift,
     pub(crate) node_timeout: Duration,
     pub(crate) release_timeout: Duration,
-    pub(crate) outage_retries: u32,
+    /// `None`: as long as the caller of an acquire waits, if that has a bound.
+    pub(crate) outage_patience: Option<Duration>,
     /// The longest TTL of any lock, for which a restarted node does not vote.
     pub(crate) restart_quarantine: Option<Duration>,
 }
@@ -70,7 +71,7 @@ impl Default for Settings {
             clock_drift: ClockDrift::default(),
             node_timeout: Duration::from_millis(500),
             release_timeout: Duration::from_secs(5),
-            outage_retries: 3,
+            outage_patience: None,
             restart_quarantine: None,
         }
     }

@@ -52,8 +52,13 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    pub(crate) fn new(keeper: Arc<Keeper>, claim: Arc<Claim>, ttl: Duration) -> Self {
-        Self { round: Round::new(), keeper, claim, ttl }
+    pub(crate) fn new(
+        keeper: Arc<Keeper>,
+        claim: Arc<Claim>,
+        ttl: Duration,
+        until: Option<Instant>,
+    ) -> Self {
+        Self { round: Round::until(until), keeper, claim, ttl }
     }
 }
 
@@ -70,10 +75,11 @@ impl Drop for Answers {
 
 /// Notes the late answers of a round that is decided.
 pub(crate) async fn see_through(
-    mut round: Round<Result<Answer, NodeError>>,
+    round: Round<Result<Answer, NodeError>>,
     claim: Arc<Claim>,
     ttl: Duration,
 ) {
+    let mut round = round.unbound();
     while let Some(Reply { node, sent, answer }) = round.next().await {
         if let Ok(answer) = answer {
             claim.note(node, sent, ttl, &answer);

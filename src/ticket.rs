@@ -88,5 +88,5 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<L
     let terms = Terms { token: fencing_token.get(), ttl, began: clock::now() };
     let offer = Offer { undo: Undo::Nothing, renewal: None };
     let armed = keeper.arm(key, owner_token, offer)?;
-    adopt(armed, terms, &Span::current()).await.map(LockGuard::new)
+    adopt(armed, terms, &Span::current(), None).await.map(LockGuard::new)
 }

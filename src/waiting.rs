@@ -7,7 +7,12 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{key::Key, metrics, sync::lock};
+use crate::{
+    key::Key,
+    metrics,
+    outage::{Health, Outage},
+    sync::lock,
+};
 
 /// The queues of a manager, one for each key that somebody waits for.
 #[derive(Debug, Default)]
@@ -19,6 +24,8 @@ pub(crate) struct Waiting {
 struct State {
     queues: HashMap<Arc<str>, Queue>,
     closed: bool,
+    /// There since the last round, for whatever key, that a majority answered.
+    outage: Option<Outage>,
 }
 
 #[derive(Debug, Default)]
@@ -31,11 +38,29 @@ struct Queue {
     released: Option<u64>,
     /// Somebody of this queue holds the lock.
     holder: Option<Holder>,
+    /// The same as the manager's, but only rounds for this key end it: a cluster may be without some of its keys.
+    outage: Option<Outage>,
 }
 
 impl News {
+    fn is_worth_a_look(self, seen: Self, heed: Heed) -> bool {
+        let is_notice = self.notices > seen.notices;
+        let is_doubt = self.doubts > seen.doubts;
+        match heed {
+            Heed::Notices => is_notice,
+            Heed::Doubts => is_notice || is_doubt,
+            Heed::Releases => self.releases > seen.releases || is_doubt,
+            Heed::Recoveries => is_notice || self.recoveries > seen.recoveries,
+        }
+    }
+
     pub(crate) const fn has_notice_since(self, seen: Self) -> bool {
         self.notices > seen.notices
+    }
+
+    /// The same, with the recoveries of `later`.
+    pub(crate) const fn with_recoveries_of(self, later: Self) -> Self {
+        Self { recoveries: later.recoveries, ..self }
     }
 }
 
@@ -47,7 +72,7 @@ struct Seat {
 }
 
 /// How much was heard of a key so far: whoever keeps a copy can tell whether there is more.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct News {
     /// Locks that were released.
     releases: u64,
@@ -55,6 +80,8 @@ pub(crate) struct News {
     notices: u64,
     /// Reasons to look because something may have been missed.
     doubts: u64,
+    /// Connections to nodes that were opened.
+    recoveries: u64,
 }
 
 /// What a waiter looks again for.
@@ -66,6 +93,17 @@ pub(crate) enum Heed {
     Doubts,
     /// As [`Doubts`](Self::Doubts), but what is told again of a release that is known is no news.
     Releases,
+    /// Notices, and connections to nodes that were opened.
+    Recoveries,
+}
+
+/// What a waiter waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// To be the head of the queue.
+    Turn,
+    /// News that was not seen and is worth a look.
+    News { seen: News, heed: Heed },
 }
 
 /// What is known of the lock's holder.
@@ -114,6 +152,31 @@ impl Waiting {
         }
     }
 
+    /// Has the heads of all queues look that wait for a node to come back.
+    pub(crate) fn recovered(&self) {
+        for queue in lock(&self.state).in_order() {
+            queue.news.recoveries += 1;
+            queue.wake_head();
+        }
+    }
+
+    /// Notes what a round for `key` that began then says of the nodes.
+    pub(crate) fn note(&self, key: &Key, began: Instant, health: &Health) {
+        match health {
+            Health::Answering => lock(&self.state).mended(&key.name),
+            Health::Out(shortage) => {
+                lock(&self.state)
+                    .failed(&key.name, Outage { began, shortage: (**shortage).clone() });
+            }
+            Health::Unfit | Health::Unknown => {}
+        }
+    }
+
+    /// The outage that lasts, as far as it is known to somebody who wants this key.
+    pub(crate) fn outage(&self, key: &Key) -> Option<Outage> {
+        lock(&self.state).outage_of(&key.name).cloned()
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.state).queues.is_empty()
@@ -123,16 +186,80 @@ impl Waiting {
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
-        // In the order of the keys, so that what follows can be repeated.
-        let mut queues: Vec<_> = state.queues.iter().collect();
+        state.in_order().into_iter().for_each(|queue| queue.wake_all());
+    }
+}
+
+impl State {
+    /// In the order of the keys, so that what follows can be repeated.
+    fn in_order(&mut self) -> Vec<&mut Queue> {
+        let mut queues: Vec<_> = self.queues.iter_mut().collect();
         queues.sort_unstable_by_key(|(key, _)| *key);
-        for seat in queues.into_iter().flat_map(|(_, queue)| &queue.seats) {
-            seat.bell.notify_one();
+        queues.into_iter().map(|(_, queue)| queue).collect()
+    }
+
+    fn mended(&mut self, key: &str) {
+        self.outage = None;
+        if let Some(queue) = self.queues.get_mut(key) {
+            queue.outage = None;
+        }
+    }
+
+    /// Notes a round that no majority answered. Whoever waits learns of the first.
+    fn failed(&mut self, key: &str, outage: Outage) {
+        let is_first = last_longer(&mut self.outage, outage.clone());
+        let queue = self.queues.get_mut(key);
+        let is_first_here = queue.is_some_and(|queue| {
+            let is_first = last_longer(&mut queue.outage, outage);
+            if is_first {
+                queue.wake_all();
+            }
+            is_first
+        });
+        if is_first {
+            for queue in self.in_order() {
+                // The others look whether it is theirs too. If this key alone is out, they do so once.
+                queue.news.doubts += u64::from(is_first_here);
+                queue.wake_all();
+            }
+        }
+    }
+
+    fn outage_of(&self, key: &str) -> Option<&Outage> {
+        let of_key = self.queues.get(key).and_then(|queue| queue.outage.as_ref());
+        of_key.into_iter().chain(&self.outage).min_by_key(|outage| outage.began)
+    }
+
+    fn has_happened(&self, event: Event, place: &Place) -> bool {
+        let Some(queue) = self.queues.get(&*place.key).filter(|_| !self.closed) else {
+            return true;
+        };
+        match event {
+            Event::Turn => queue.head() == Some(place.seat),
+            Event::News { seen, heed } => queue.news.is_worth_a_look(seen, heed),
+        }
+    }
+}
+
+/// Notes that an outage lasts. Returns whether it is new; else it goes on as it began.
+fn last_longer(known: &mut Option<Outage>, latest: Outage) -> bool {
+    match known {
+        Some(known) => {
+            known.shortage = latest.shortage;
+            false
+        }
+        None => {
+            *known = Some(latest);
+            true
         }
     }
 }
 
 impl Queue {
+    fn wake_all(&self) {
+        self.seats.iter().for_each(|seat| seat.bell.notify_one());
+    }
+
     fn wake_head(&self) {
         if let Some(head) = self.seats.front() {
             head.bell.notify_one();
@@ -158,22 +285,23 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Waits until this is the head of the queue, or the manager is closed.
-    pub(crate) async fn is_head(&self) {
-        self.until(|queue| queue.head() == Some(self.seat)).await;
+    /// Waits for something to happen, or for an outage to begin or end since that time. Nothing more happens once
+    /// the manager is closed.
+    pub(crate) async fn wait(&self, event: Event, outage: Option<Instant>) {
+        // A bell rung before it is listened for is heard all the same.
+        while !self.has_happened(event) && self.outage_began() == outage {
+            self.bell.notified().await;
+        }
     }
 
-    /// Waits until there is news that was not `seen` and is worth a look, or the manager is closed.
-    pub(crate) async fn news_since(&self, seen: News, heed: Heed) {
-        let is_news = |queue: &Queue| {
-            let News { releases, notices, doubts } = queue.news;
-            match heed {
-                Heed::Notices => notices > seen.notices,
-                Heed::Doubts => notices > seen.notices || doubts > seen.doubts,
-                Heed::Releases => releases > seen.releases || doubts > seen.doubts,
-            }
-        };
-        self.until(is_news).await;
+    /// Whether that has happened, or the manager is closed.
+    pub(crate) fn has_happened(&self, event: Event) -> bool {
+        lock(&self.waiting.state).has_happened(event, self)
+    }
+
+    /// When the outage began that lasts, if there is one.
+    pub(crate) fn outage_began(&self) -> Option<Instant> {
+        lock(&self.waiting.state).outage_of(&self.key).map(|outage| outage.began)
     }
 
     /// What was heard so far. Whoever asks before an attempt misses nothing after it.
@@ -197,17 +325,6 @@ impl Place {
             |holder: &Holder, queue: &Queue| holder.seen.releases == queue.news.releases;
         let current = |queue: &Queue| queue.holder.filter(|holder| is_current(holder, queue));
         self.read(current).flatten()
-    }
-
-    async fn until(&self, condition: impl Fn(&Queue) -> bool) {
-        loop {
-            let is_closed = lock(&self.waiting.state).closed;
-            if is_closed || self.read(&condition).unwrap_or(true) {
-                return;
-            }
-            // A bell rung before this is heard all the same.
-            self.bell.notified().await;
-        }
     }
 
     fn read<T>(&self, read: impl FnOnce(&Queue) -> T) -> Option<T> {

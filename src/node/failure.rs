@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::RedisError;
+use deadpool_redis::redis::{ErrorKind, RedisError};
 
 /// Why a node did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,8 +41,20 @@ impl From<RedisError> for Failure {
 }
 
 impl Failure {
+    /// Whether waiting does not mend it, as a password, a right or the type of a key.
+    pub(super) fn is_lasting(&self) -> bool {
+        let Self::Redis(error) = self else { return false };
+        error.kind() == ErrorKind::AuthenticationFailed
+            || error.code().is_some_and(|code| LASTING.contains(&code))
+            // What is said of a missing right inside of a script.
+            || error.detail().is_some_and(|detail| detail.contains(NOT_ALLOWED))
+    }
+
     /// Whether it was not for the node to answer: nothing was sent.
     pub(super) const fn is_our_own(&self) -> bool {
         matches!(self, Self::Withdrawn | Self::Quarantined(_) | Self::OwedUndo | Self::NoRuntime)
     }
 }
+
+const LASTING: [&str; 4] = ["WRONGTYPE", "NOPERM", "WRONGPASS", "NOAUTH"];
+const NOT_ALLOWED: &str = "user executing the script can't";

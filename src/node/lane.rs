@@ -4,6 +4,7 @@
 //! polled, so that a release can never overtake the acquire it undoes.
 
 use std::{
+    convert::Infallible,
     fmt,
     future::{Future, poll_fn},
     pin::{Pin, pin},
@@ -17,7 +18,7 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
     task::{coop::consume_budget, unconstrained},
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -33,6 +34,9 @@ use super::{
     stranger::Stranger,
 };
 use crate::{error::NodeError, metrics, settings::Settings, sync::lock, tasks};
+
+/// Is called when there is a connection again. It is called under no lock and must not block.
+pub(crate) type Recovered = Arc<dyn Fn() + Send + Sync>;
 
 /// The lane to one Redis node.
 pub(crate) struct Lane {
@@ -52,6 +56,7 @@ struct Shared {
     changed: Notify,
     presence: Presence,
     stranger: Stranger,
+    recovered: Recovered,
     /// The commands that may be under way.
     room: Semaphore,
 }
@@ -63,6 +68,7 @@ impl Lane {
         source: Source,
         database: Arc<Database>,
         settings: &Settings,
+        recovered: Recovered,
     ) -> Self {
         let (since, cause) = (Instant::now(), Failure::NotConnected);
         let state = Mutex::new(State::Down { failures: 0, since, cause });
@@ -80,6 +86,7 @@ impl Lane {
             changed,
             presence,
             stranger: Stranger::default(),
+            recovered,
             room,
         };
         Self { shared: Arc::new(shared) }
@@ -112,6 +119,21 @@ impl Lane {
 
     pub(super) fn is_up(&self) -> bool {
         matches!(*lock(&self.shared.state), State::Up(_) | State::Proving)
+    }
+
+    /// Opens a line whenever there is none and the back-off is over, for those who wait for the node to come back.
+    pub(super) async fn mend(&self) -> Infallible {
+        let lane = &self.shared;
+        loop {
+            let mut changed = pin!(lane.changed.notified());
+            changed.as_mut().enable();
+            let due = lock(&lane.state).opens_at();
+            tokio::select! {
+                biased;
+                () = &mut changed => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => lane.reopen(),
+            }
+        }
     }
 
     /// The time that a `PING` takes, connecting included.
@@ -301,6 +323,14 @@ impl Shared {
         Ok(None)
     }
 
+    /// Opens a line if there is none and the back-off is over.
+    fn reopen(self: &Arc<Self>) {
+        let step = lock(&self.state).step(false);
+        if let Ok(Step::Connect(failures, doubted)) = step {
+            self.connect(failures, doubted);
+        }
+    }
+
     /// Opens a line, unless the doubted one proves alive, on the runtime of whoever asks. If that runtime ends,
     /// so does the line, and the next call opens another on its own.
     fn connect(self: &Arc<Self>, failures: u32, doubted: Option<Arc<Line>>) {
@@ -465,10 +495,12 @@ impl Shared {
     }
 
     fn error(&self, failure: Failure) -> NodeError {
-        match failure {
+        let is_lasting = failure.is_lasting();
+        let error = match failure {
             failure @ Failure::TimedOut(_) => NodeError::silence(&self.name, failure),
             failure => NodeError::new(&self.name, failure),
-        }
+        };
+        if is_lasting { error.lasting() } else { error }
     }
 }
 
@@ -515,8 +547,12 @@ impl Drop for Opening {
                 None => State::Down { failures: 0, since, cause: Failure::NotConnected },
             },
         };
+        let is_up = matches!(state, State::Up(_));
         *lock(&self.lane.state) = state;
         self.lane.changed.notify_waiters();
+        if is_up {
+            (self.lane.recovered)();
+        }
     }
 }
 

@@ -18,7 +18,7 @@ mod tls;
 mod url;
 mod wire;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, future::pending, sync::Arc, time::Duration};
 
 use deadpool_redis::Pool;
 use tokio::task::coop::consume_budget;
@@ -26,6 +26,7 @@ use tokio::task::coop::consume_budget;
 pub(crate) use self::{
     command::{Answer, Command, Sighting, Touch, Trail},
     facts::{Clock, Facts, Missing, Rights, ServerFacts},
+    lane::Recovered,
     notices::{Hear, Notice},
     survey::Questions,
 };
@@ -197,6 +198,12 @@ impl Node {
         NodeError::new(&self.name, Failure::OwedUndo)
     }
 
+    /// That the node gave no answer in the time that a caller had.
+    pub(crate) fn no_answer(&self, within: Duration) -> NodeError {
+        let whole = Duration::from_millis(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+        NodeError::silence(&self.name, Failure::TimedOut(whole))
+    }
+
     /// Whether the node is a cluster, which wants the keys of a command in one slot.
     pub(crate) const fn is_cluster(&self) -> bool {
         matches!(&self.kind, Kind::Redis(source) if source.is_cluster())
@@ -213,12 +220,19 @@ impl Node {
     }
 
     /// Opens a manager's way to the node; `hear` is told of the notices that it asks for.
-    pub(crate) fn link(&self, index: usize, settings: &Settings, hear: Hear) -> Link {
+    pub(crate) fn link(
+        &self,
+        index: usize,
+        settings: &Settings,
+        hear: Hear,
+        recovered: Recovered,
+    ) -> Link {
         let way = match &self.kind {
             Kind::Memory(store) => Way::Memory(store.clone(), hear),
             Kind::Redis(source) => {
                 let (name, database) = (|| self.name.clone(), Arc::<Database>::default());
-                let lane = Lane::new(name(), index, source.clone(), database.clone(), settings);
+                let (source_of, known) = (source.clone(), database.clone());
+                let lane = Lane::new(name(), index, source_of, known, settings, recovered);
                 let from_url = Some(source).filter(|source| source.is_url());
                 let ear = self.notices.as_ref().or(from_url).map(|source| {
                     Ear::new(name(), index, source.clone(), database, settings.node_timeout, hear)
@@ -406,6 +420,14 @@ impl Link {
         match &self.way {
             Way::Redis(_, ear) => ear.iter().for_each(Ear::end),
             Way::Memory(..) => {}
+        }
+    }
+
+    /// Opens a connection whenever there is none and it is time for the next, as long as this is awaited.
+    pub(crate) async fn mend(&self) -> Infallible {
+        match &self.way {
+            Way::Redis(lane, _) => lane.mend().await,
+            Way::Memory(..) => pending().await,
         }
     }
 

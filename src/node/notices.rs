@@ -265,7 +265,7 @@ async fn tend(attendance: &mut Attendance) {
             Err(failure) => Err(failure),
         };
         let keys = shared.unsubscribed();
-        // Waiters who relied on notices must not sleep on.
+        // Waiters who relied on notices must not sleep on. To fail to open anew is no news to anybody.
         keys.iter().for_each(|key| (shared.hear)(shared.index, key, Notice::Missed));
         if let Err(cause) = served {
             if failures == 0 {
@@ -390,12 +390,15 @@ impl Shared {
         lock(&self.state).wanted.values().all(|wanted| wanted.listeners == 0)
     }
 
-    /// Notes that nothing is subscribed any more. Returns the keys that somebody listens for.
+    /// Notes that nothing is subscribed any more. Returns the keys whose releases somebody would have heard.
     fn unsubscribed(&self) -> Vec<Arc<Key>> {
         let mut state = lock(&self.state);
-        state.unsubscribe_all();
         state.wanted.retain(|_, wanted| wanted.listeners > 0);
-        state.wanted.values().map(|wanted| wanted.key.clone()).collect()
+        let was_heard = |wanted: &&Wanted| wanted.subscription == Subscription::Confirmed;
+        let heard = state.wanted.values().filter(was_heard);
+        let keys = heard.map(|wanted| wanted.key.clone()).collect();
+        state.unsubscribe_all();
+        keys
     }
 }
 

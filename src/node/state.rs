@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{failure::Failure, line::Line};
+use crate::retry::below;
 
 /// Whether there is a connection.
 pub(super) enum State {
@@ -42,6 +43,13 @@ impl State {
             }
             Self::Down { cause, .. } | Self::Connecting { cause, .. } => Err(cause.clone()),
         }
+    }
+
+    /// When a new line is to be opened, if there is none: a little late, so that not all processes come at once.
+    pub(super) fn opens_at(&self) -> Option<Instant> {
+        let Self::Down { failures, since, .. } = self else { return None };
+        let pause = back_off(*failures);
+        Some(*since + pause + below(pause / 4))
     }
 }
 

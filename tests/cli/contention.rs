@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::scene::Scene;
-use crate::support::{Server, secs, within};
+use crate::support::{Server, millis, secs, within};
 use crate::tool::{Running, on, redlatch, run};
 
 #[tokio::test]
@@ -19,7 +19,7 @@ async fn a_held_lock_is_not_acquired_without_waiting() {
 async fn a_held_lock_is_not_acquired_when_the_wait_is_over() {
     let servers = [Server::start()];
     assert!(servers[0].foreign_lock("k", "another", secs(60)));
-    let ended = on(&servers, &["run", "--wait", "10ms", "k", "--", "echo", "ran"]).await;
+    let ended = on(&servers, &["run", "--wait", "3s", "k", "--", "echo", "ran"]).await;
     ended.is(75).says("did not acquire k, held by another for another ");
     assert_eq!(ended.out, "");
 }
@@ -103,4 +103,28 @@ async fn a_command_that_cannot_start_keeps_nobody_out() {
     on(&servers, &args).await.is(127);
     let kept = servers.iter().filter(|server| server.get("k").is_some()).count();
     assert!(kept <= 1, "a majority is free again");
+}
+
+#[tokio::test]
+async fn the_wait_goes_on_through_an_outage() {
+    let servers = [Server::start()];
+    assert!(servers[0].foreign_lock("k", "another", secs(600)));
+    let args = ["run", "--wait", "60s", "k", "--", "echo", "ran"];
+    let mut waiter = Running::start(&mut redlatch(&servers, &args));
+    waiter.says("waiting for k").await;
+    servers[0].kill();
+    tokio::time::sleep(millis(300)).await;
+    servers[0].restart();
+    waiter.end().await.is(0).prints("ran\n");
+}
+
+#[tokio::test]
+async fn the_patience_with_an_outage_can_be_set() {
+    let servers = [Server::start()];
+    servers[0].kill();
+    let args = ["run", "--wait", "60s", "--outage-patience", "0s", "k", "--", "echo", "ran"];
+    assert_eq!(within(on(&servers, &args)).await.is(69).out, "");
+    let mut command = redlatch(&servers, &["run", "--wait", "60s", "k", "--", "echo", "ran"]);
+    command.env("REDLATCH_OUTAGE_PATIENCE", "10ms");
+    assert_eq!(within(run(command)).await.is(69).out, "");
 }

@@ -133,7 +133,8 @@ async fn a_node_whose_handshake_takes_too_long_is_an_outage_until_it_does_not() 
     let server = Server::start();
     let proxy = Proxy::start(&server);
     proxy.delay_handshakes(secs(3600));
-    let manager = LockManager::single(proxy.url()).node_timeout(millis(100)).build().unwrap();
+    let builder = LockManager::single(proxy.url()).node_timeout(millis(100));
+    let manager = builder.outage_patience(millis(100)).build().unwrap();
     let began = Instant::now();
     for _ in 0..10 {
         let error = within(manager.lock("k").acquire()).await.unwrap_err();

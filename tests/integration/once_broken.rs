@@ -43,7 +43,7 @@ async fn dropping_an_expired_guard_keeps_the_owners_new_lock(site: Site) {
 }
 
 async fn a_late_undo_keeps_what_the_owners_next_attempt_got(site: Site) {
-    let builder = site.builder().node_timeout(millis(100)).outage_retries(100);
+    let builder = site.builder().node_timeout(millis(100)).outage_patience(secs(600));
     let manager = builder.retry(Retry::jittered(millis(5), millis(0))).build().unwrap();
     manager.lock("warm").await.unwrap().release().await.unwrap();
     for round in 0..5 {
@@ -59,7 +59,7 @@ async fn a_late_undo_keeps_what_the_owners_next_attempt_got(site: Site) {
 }
 
 async fn a_late_release_keeps_the_owners_next_lock(site: Site) {
-    let builder = site.builder().node_timeout(millis(100)).outage_retries(1000);
+    let builder = site.builder().node_timeout(millis(100)).outage_patience(secs(600));
     let manager = builder.retry(Retry::jittered(millis(1), millis(0))).build().unwrap();
     for round in 0..5 {
         let key = format!("k{round}");
@@ -371,7 +371,7 @@ async fn a_lock_whose_release_goes_on_is_not_taken_over() {
     let proxy = Proxy::start(&site.all()[0]);
     let builder = LockManager::single(proxy.url()).node_timeout(millis(200));
     // So long that it is a while until it is tried again.
-    let builder = builder.release_timeout(secs(3)).outage_retries(100);
+    let builder = builder.release_timeout(secs(3)).outage_patience(secs(600));
     let manager = builder.build().unwrap();
     let request = || manager.lock("k").owner(owner()).ttl(secs(600));
     let first = request().acquire_or_extend().await.unwrap();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use redlatch::{Error, LockGuard, LockManager, Retry};
+use redlatch::{Error, LockGuard, LockManager, LockManagerBuilder, Retry};
+use tokio::time::Instant;
 
 use crate::support::{Server, Site, chain, eventually, millis, on_servers, secs, within};
 
@@ -18,10 +19,11 @@ on_servers!(
     acquire_survives_broken_connections,
     a_wait_timeout_in_an_outage_tells_of_the_outage,
     retries_used_up_in_an_outage_are_told_as_such,
-    retries_used_up_with_the_outage_rounds_are_told_as_such,
     one_attempt_in_an_outage_is_told_as_such,
-    only_rounds_in_a_row_are_an_outage,
-    zero_outage_retries_still_make_a_round,
+    the_answer_of_a_majority_ends_an_outage,
+    without_patience_one_round_is_made,
+    what_waiting_does_not_mend_is_told_at_once,
+    an_outage_is_over_for_all_who_wait_at_one_time,
     a_lock_survives_its_servers_turning_read_only,
     a_lock_survives_its_servers_running_out_of_memory,
     a_lock_survives_its_user_losing_the_right_to_extend,
@@ -173,7 +175,7 @@ async fn a_manager_built_before_its_servers_works_once_they_are_there(site: Site
 }
 
 async fn acquire_waits_for_servers_that_come_back_in_time(site: Site) {
-    let manager = site.builder().outage_retries(u32::MAX).build().unwrap();
+    let manager = site.builder().outage_patience(secs(600)).build().unwrap();
     site.all().iter().for_each(Server::kill);
     let (rounds, retry) = counted(millis(10));
     let waiting = tokio::spawn(manager.lock("k").retry(retry).acquire());
@@ -193,7 +195,7 @@ async fn acquire_survives_broken_connections(site: Site) {
 }
 
 async fn a_wait_timeout_in_an_outage_tells_of_the_outage(site: Site) {
-    let manager = site.builder().outage_retries(u32::MAX).build().unwrap();
+    let manager = site.manager();
     site.all().iter().for_each(Server::kill);
     let request = manager.lock("k").wait_timeout(millis(50));
     let error = within(request.acquire()).await.unwrap_err();
@@ -203,45 +205,73 @@ async fn a_wait_timeout_in_an_outage_tells_of_the_outage(site: Site) {
 }
 
 async fn retries_used_up_in_an_outage_are_told_as_such(site: Site) {
-    let manager = site.builder().outage_retries(10).build().unwrap();
+    let manager = site.builder().outage_patience(secs(600)).build().unwrap();
     assert_exhausted(&site, &manager, 5).await;
 }
 
-async fn retries_used_up_with_the_outage_rounds_are_told_as_such(site: Site) {
-    let manager = site.builder().outage_retries(3).build().unwrap();
-    assert_exhausted(&site, &manager, 3).await;
-}
-
 async fn one_attempt_in_an_outage_is_told_as_such(site: Site) {
-    let manager = site.builder().outage_retries(1).build().unwrap();
+    let manager = site.builder().outage_patience(Duration::ZERO).build().unwrap();
     assert_exhausted(&site, &manager, 1).await;
 }
 
-async fn only_rounds_in_a_row_are_an_outage(site: Site) {
-    let manager = site.builder().outage_retries(3).build().unwrap();
+async fn the_answer_of_a_majority_ends_an_outage(site: Site) {
+    let manager = site.builder().outage_patience(secs(2)).build().unwrap();
     let site = Arc::new(site);
+    command(&site, &["SET", "k", "another"]);
     let toggled = Arc::clone(&site);
-    spoil(&site);
-    // Between two rounds that fail there is never more than one that finds the lock held.
+    // It fails for most of twice the patience, but never for long.
     let retry = Retry::from_fn(move |n| {
-        if n % 3 == 2 {
-            hold(&toggled);
-        } else {
-            spoil(&toggled);
-        }
-        millis(1)
+        let memory = if n % 3 == 2 { "0" } else { "1" };
+        command(&toggled, &["CONFIG", "SET", "maxmemory", memory]);
+        millis(20)
     });
-    let request = manager.lock("k").retry(retry.max_retries(10));
+    let request = manager.lock("k").retry(retry.max_retries(200));
     let error = within(request.acquire()).await.unwrap_err();
-    assert!(matches!(error, Error::RetriesExhausted { attempts: 11, .. }), "{error:?}");
+    assert!(matches!(error, Error::RetriesExhausted { attempts: 201, .. }), "{error:?}");
 }
 
-async fn zero_outage_retries_still_make_a_round(site: Site) {
-    let manager = site.builder().outage_retries(0).build().unwrap();
+async fn without_patience_one_round_is_made(site: Site) {
+    let manager = site.builder().outage_patience(Duration::ZERO).build().unwrap();
     within(manager.lock("k").acquire()).await.unwrap().release().await.unwrap();
     site.all().iter().for_each(Server::kill);
     let error = within(manager.lock("k").acquire()).await.unwrap_err();
     assert_all_blamed(&site, &error);
+}
+
+async fn what_waiting_does_not_mend_is_told_at_once(site: Site) {
+    // Longer than a test may take.
+    let patient = |builder: LockManagerBuilder| builder.outage_patience(ENDLESS).build().unwrap();
+    command(&site, &["RPUSH", "k", "a list"]);
+    let error = within(patient(site.builder()).lock("k").acquire()).await.unwrap_err();
+    assert_all_blamed(&site, &error);
+
+    let users = site.all().iter().map(|server| server.user("u", "p", &["~*", "+@all", "-set"]));
+    let as_user = LockManager::quorum(users).node_timeout(secs(10));
+    let error = within(patient(as_user).lock("free").acquire()).await.unwrap_err();
+    assert_all_blamed(&site, &error);
+
+    let urls = site.all().iter().map(|server| format!("redis://u:wrong@{}", server.name()));
+    let as_nobody = LockManager::quorum(urls).node_timeout(secs(10));
+    let error = within(patient(as_nobody).lock("free").acquire()).await.unwrap_err();
+    assert_all_blamed(&site, &error);
+}
+
+/// Also those who stand behind others, on whatever key: else the last of them would wait for the patience of all.
+async fn an_outage_is_over_for_all_who_wait_at_one_time(site: Site) {
+    let manager = site.builder().outage_patience(secs(1)).build().unwrap();
+    for key in 0..4 {
+        command(&site, &["SET", &format!("k{key}"), "another"]);
+    }
+    let began = Instant::now();
+    let request = |n: usize| manager.lock(format!("k{}", n % 4)).acquire();
+    let waiters: Vec<_> = (0..200).map(|n| tokio::spawn(request(n))).collect();
+    tokio::time::sleep(millis(100)).await;
+    site.all().iter().for_each(Server::kill);
+    for waiter in waiters {
+        let error = within(waiter).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    }
+    assert!(began.elapsed() < secs(15), "one after the other: {:?}", began.elapsed());
 }
 
 async fn a_lock_survives_its_servers_turning_read_only(site: Site) {
@@ -296,7 +326,8 @@ async fn a_release_tells_why_its_servers_refuse(site: Site) {
 
 /// A manager whose connections stand.
 async fn warm(site: &Site, node_timeout: Duration) -> LockManager {
-    let manager = site.builder().node_timeout(node_timeout).build().unwrap();
+    let builder = site.builder().node_timeout(node_timeout);
+    let manager = builder.outage_patience(millis(300)).build().unwrap();
     eventually("all connections stand", async || {
         manager.ping().await.iter().all(|node| node.round_trip().is_ok())
     })
@@ -368,15 +399,4 @@ fn break_connections(site: &Site) {
 
 fn command(site: &Site, args: &[&str]) {
     site.all().iter().for_each(|server| drop(server.command(args)));
-}
-
-/// Makes the key one that no lock can be.
-fn spoil(site: &Site) {
-    command(site, &["DEL", "k"]);
-    command(site, &["RPUSH", "k", "a list"]);
-}
-
-/// Makes the key another owner's.
-fn hold(site: &Site) {
-    command(site, &["SET", "k", "another", "PX", "600000"]);
 }

@@ -87,12 +87,12 @@ proptest! {
 
     #[test]
     fn any_timeouts_are_refused_or_do_no_harm(
-        node_timeout in duration(), release_timeout in duration(), rounds: u32,
+        node_timeout in duration(), release_timeout in duration(), patience in duration(),
     ) {
         let built = LockManager::single(Node::in_memory())
             .node_timeout(node_timeout)
             .release_timeout(release_timeout)
-            .outage_retries(rounds)
+            .outage_patience(patience)
             .build();
         let Some(manager) = done_or_refused(built)? else {
             prop_assert!(node_timeout.is_zero() || release_timeout.is_zero());

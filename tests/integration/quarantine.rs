@@ -1,5 +1,7 @@
 //! A node that has restarted does not vote before all it had granted has ended.
 
+use std::time::Duration;
+
 use redlatch::{OwnerToken, Retry};
 
 use crate::support::{Events, Server, Site, eventually, millis, on_servers, secs, within};
@@ -21,7 +23,7 @@ async fn fresh_servers_do_not_vote(site: Site) {
 
 async fn they_vote_when_the_quarantine_is_over(site: Site) {
     let builder = site.builder().ttl(secs(2)).restart_quarantine(secs(2));
-    let manager = builder.outage_retries(u32::MAX).build().unwrap();
+    let manager = builder.outage_patience(Duration::MAX).build().unwrap();
     let retry = Retry::jittered(millis(20), millis(20));
     let _guard = within(manager.lock("k").retry(retry).acquire()).await.unwrap();
     let uptime = |server: &Server| {
@@ -71,7 +73,7 @@ async fn a_restarted_minority_is_not_healed_before_its_time() {
 async fn a_restarted_minority_is_healed_when_its_time_is_over() {
     let (site, events) = (Site::servers(3), Events::default());
     let builder = site.builder().ttl(secs(3)).restart_quarantine(secs(3));
-    let manager = builder.outage_retries(u32::MAX).build().unwrap();
+    let manager = builder.outage_patience(Duration::MAX).build().unwrap();
     let retry = Retry::jittered(millis(20), millis(20));
     let request = manager.lock("k").retry(retry).on_renewal(events.listener());
     let _guard = within(request.auto_renew_every(millis(20)).acquire()).await.unwrap();

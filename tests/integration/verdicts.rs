@@ -113,7 +113,7 @@ async fn two_of_four_are_no_majority() {
 #[tokio::test]
 async fn the_wait_goes_on_while_a_majority_answers() {
     let site = site_of(&[Dead, Held, Free]);
-    let manager = site.builder().outage_retries(1).build().unwrap();
+    let manager = site.builder().outage_patience(Duration::ZERO).build().unwrap();
     let (rounds, retry) = counted();
     let waiting = tokio::spawn(manager.lock("k").retry(retry).acquire());
     eventually("it makes some rounds", async || rounds.load(Ordering::SeqCst) > 3).await;
@@ -165,7 +165,7 @@ async fn a_grant_that_comes_too_late_leaves_nothing_behind(site: Site) {
 
 async fn acquire_gives_up_after_rounds_in_a_row_that_came_too_late(site: Site) {
     let (_proxies, builder) = slow_builder(&site, 60);
-    let manager = builder.outage_retries(3).build().unwrap();
+    let manager = builder.build().unwrap();
     let (pauses, retry) = counted();
     let request = manager.lock("k").ttl(millis(40)).retry(retry);
     let error = within(request.acquire()).await.unwrap_err();

@@ -47,7 +47,9 @@ fn build(servers: &[Arc<Server>]) -> LockManager {
     let builder = LockManager::quorum(nodes);
     let builder = match servers[0].setting.plan.kind.quarantine() {
         // The waiters stay until the nodes vote again.
-        Some(max_ttl) => builder.ttl(max_ttl).restart_quarantine(max_ttl).outage_retries(u32::MAX),
+        Some(max_ttl) => {
+            builder.ttl(max_ttl).restart_quarantine(max_ttl).outage_patience(Duration::MAX)
+        }
         None => builder,
     };
     builder.build().expect("the settings are right")
@@ -193,7 +195,9 @@ impl Worker {
             Some(Ok(())) => self.note("done"),
             Some(Err(error)) => {
                 if !self.setting.plan.kind.breaks() {
-                    let is_odd = error.is_unavailable() || error.is_config();
+                    // Whoever waits for less than a round trip has no answer.
+                    let is_short = error.is_timeout();
+                    let is_odd = error.is_unavailable() && !is_short || error.is_config();
                     self.setting.oracle.check(!is_odd, || format!("without any fault: {error}"));
                 }
                 self.note(format_args!("got nothing: {error}"));

@@ -44,6 +44,14 @@ pub(crate) struct Options {
     #[arg(env = "REDLATCH_NODE_TIMEOUT", hide_env_values = true)]
     node_timeout: Option<Duration>,
 
+    /// Put up with it for so long that too few servers answer [default: as long as --wait, or 5s]
+    ///
+    /// It counts from when an outage began, or from the start of `run` if that was later. After that the exit code is 69.
+    /// `run --no-wait` asks the servers once. A wrong password and missing rights are told at once.
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(env = "REDLATCH_OUTAGE_PATIENCE")]
+    pub(crate) outage_patience: Option<Duration>,
+
     /// Do not let a server vote that has restarted within this time, and may have forgotten its locks [default: off]
     ///
     /// Name the longest TTL that anybody uses, the same in all processes that share locks. It asks servers for their
@@ -133,7 +141,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) ttl: Duration,
 
-    /// Wait at most this long for the lock [default: for ever]
+    /// Wait at most this long for the lock, outages of the servers included [default: for ever, but see --outage-patience]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) wait: Option<Duration>,
 

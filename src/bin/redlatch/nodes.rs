@@ -14,6 +14,10 @@ pub(crate) fn manager(options: &Options) -> Result<LockManager, Failure> {
         urls => LockManager::quorum(urls.iter().copied()),
     };
     let builder = builder.key_prefix(&options.key_prefix).node_timeout(options.node_timeout());
+    let builder = match options.outage_patience {
+        Some(patience) => builder.outage_patience(patience),
+        None => builder,
+    };
     Ok(match options.restart_quarantine {
         // The TTL of a manager must not be longer, though every `run` has its own.
         Some(longest) => builder.restart_quarantine(longest).ttl(longest).build()?,
