@@ -145,7 +145,7 @@ async fn a_lost_lock_is_warned_of(site: Site) {
 
 async fn a_lock_that_ran_out_is_warned_of(site: Site) {
     let (trace, events) = (Trace::start(), Events::default());
-    let request = renewed(site.manager().lock("k"), &events, millis(999));
+    let request = renewed(site.manager().lock("k"), &events, millis(800));
     let guard = request.ttl(secs(1)).await.unwrap();
     // A blocked thread renews nothing.
     std::thread::sleep(secs(1));
