@@ -46,6 +46,14 @@ impl Site {
         self.proxies.iter().map(Proxy::accepted).sum()
     }
 
+    /// Waits until all have the lock: a round is over once its vote is certain.
+    async fn all_have_it(&self) {
+        eventually("all have the lock", async || {
+            self.servers.iter().all(|server| !server.lock_keys().is_empty())
+        })
+        .await;
+    }
+
     async fn empties(&self) {
         eventually("no lock is left", async || {
             self.servers.iter().all(|server| server.lock_keys().is_empty())
@@ -117,6 +125,7 @@ async fn acquire_needs_one_attempt_after_an_idle_time(site: Site) {
 async fn an_extend_works_after_an_idle_time(site: Site) {
     let manager = site.manager().await;
     let guard = manager.lock("k").ttl(secs(3600)).await.unwrap();
+    site.all_have_it().await;
     site.is_forgotten().await;
     within(guard.try_extend(secs(7200))).await.unwrap();
     eventually("all have it extended", async || {
@@ -170,9 +179,7 @@ async fn what_was_under_way_on_a_forgotten_connection_is_undone(site: Site) {
         tokio::select! {
             biased;
             _ = &mut acquire => unreachable!("no answer came"),
-            () = eventually("all have the lock", async || {
-                site.servers.iter().all(|server| !server.lock_keys().is_empty())
-            }) => {}
+            () = site.all_have_it() => {}
         }
     })
     .await;
