@@ -43,7 +43,11 @@ impl From<RedisError> for Failure {
 impl Failure {
     /// Whether waiting does not mend it, as a password, a right or the type of a key.
     pub(super) fn is_lasting(&self) -> bool {
-        let Self::Redis(error) = self else { return false };
+        let error = match self {
+            Self::NoPassword => return true,
+            Self::Redis(error) => error,
+            _ => return false,
+        };
         error.kind() == ErrorKind::AuthenticationFailed
             || error.code().is_some_and(|code| LASTING.contains(&code))
             // What is said of a missing right inside of a script.
@@ -58,3 +62,14 @@ impl Failure {
 
 const LASTING: [&str; 4] = ["WRONGTYPE", "NOPERM", "WRONGPASS", "NOAUTH"];
 const NOT_ALLOWED: &str = "user executing the script can't";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_too_many_is_not_mended_by_waiting_but_silence_is() {
+        assert!(Failure::NoPassword.is_lasting());
+        assert!(!Failure::TimedOut(Duration::from_secs(1)).is_lasting());
+    }
+}
