@@ -195,7 +195,8 @@ impl LockGuard {
     /// Runs `work` as long as the lock is held. On loss the work is dropped at its current await.
     ///
     /// The future resolves to the work's output or to [`Error::Lost`](crate::Error::Lost). Work that does not
-    /// await cannot be dropped: only fencing stops it.
+    /// await cannot be dropped: only fencing stops it. If the lock is no longer valid when such work has ended, that is
+    /// `Lost` too, and the output is dropped.
     ///
     /// # Cancel safety
     ///

@@ -38,6 +38,14 @@ impl<'a> Lost<'a> {
         Self { watch: watch(first), others: others.map(watch).map(Box::pin).collect() }
     }
 
+    /// Refuses what was done under a lock that is lost at this moment.
+    fn check(self: Pin<&Self>) -> Result<()> {
+        let this = self.project_ref();
+        let others = this.others.iter().map(|watch| watch.claim);
+        let mut claims = std::iter::once(this.watch.claim).chain(others);
+        claims.try_for_each(|claim| claim.judge().map(drop).map_err(|reason| lost(claim, reason)))
+    }
+
     /// Which lock is lost, and how.
     fn poll_which(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(&'a Claim, LossReason)> {
         let this = self.project();
@@ -90,12 +98,29 @@ impl<F: Future> Future for WhileHeld<'_, F> {
         // The loss first: work must not take one step more under a lock that is gone.
         if let Poll::Ready((claim, reason)) = this.lost.as_mut().poll_which(cx) {
             this.work.set(None);
-            return Poll::Ready(Err(Error::Lost { key: claim.key().to_owned(), reason }));
+            return Poll::Ready(Err(lost(claim, reason)));
         }
-        match this.work.as_mut().as_pin_mut() {
-            Some(work) => work.poll(cx).map(Ok),
-            None => Poll::Pending,
+        let Some(work) = this.work.as_mut().as_pin_mut() else { return Poll::Pending };
+        let value = ready!(work.poll(cx));
+        this.work.set(None);
+        // And afterwards: it may have held the thread past the deadline, where nothing could drop it.
+        Poll::Ready(this.lost.as_ref().check().map(|()| value))
+    }
+}
+
+fn lost(claim: &Claim, reason: LossReason) -> Error {
+    Error::Lost { key: claim.key().to_owned(), reason }
+}
+
+/// What a release says of the work that was done before: whether the lock was ours to its end.
+pub(crate) fn check_work(released: Result<()>) -> Result<()> {
+    match released {
+        Err(Error::NotHeld { key }) => Err(Error::Lost { key, reason: LossReason::Taken }),
+        Err(error) => {
+            tracing::warn!(key = error.key(), %error, "work done, but release not confirmed");
+            Ok(())
         }
+        Ok(()) => Ok(()),
     }
 }
 

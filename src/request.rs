@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result},
     event::RenewalEvent,
     guard::LockGuard,
+    held::check_work,
     keeper::Keeper,
     metrics::{self, Acquiring},
     offer::{Renewal, longest_interval},
@@ -279,8 +280,13 @@ impl LockRequest {
 
     /// Takes the lock, renews it while `work` runs, and releases it.
     ///
-    /// The value of `work` is returned even if the release could not be confirmed: that is logged, and the
-    /// background keeps trying.
+    /// `Ok` means that the lock was ours until the work had ended. Work that holds its thread, with a blocking call or a
+    /// long computation, cannot be dropped at the loss, and may keep [auto-renewal](Self::auto_renew) from running: put
+    /// it on [`spawn_blocking`](tokio::task::spawn_blocking). If it has outlasted the lock all the same, that is
+    /// [`Error::Lost`], and its value is dropped.
+    ///
+    /// The value is returned even if the release could not be confirmed: that is logged, and the background keeps
+    /// trying.
     ///
     /// # Cancel safety
     ///
@@ -288,8 +294,8 @@ impl LockRequest {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire), and [`Error::Lost`] if the lock was lost while `work` ran; then `work`
-    /// was dropped at its current await.
+    /// As [`acquire`](Self::acquire), and [`Error::Lost`] if the lock was lost while `work` ran, or had been taken away
+    /// by the time of the release; then `work` was dropped at its current await, or its value if it had ended.
     ///
     /// # Examples
     ///
@@ -305,10 +311,7 @@ impl LockRequest {
     pub async fn run<T>(self, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
         let guard = self.renewed().acquire().await?;
         let value = guard.while_held(work(&guard)).await?;
-        let (key, fencing_token) = (guard.key().to_owned(), guard.fencing_token().get());
-        if let Err(error) = guard.release().await {
-            tracing::warn!(key, fencing_token, %error, "work done, but release not confirmed");
-        }
+        check_work(guard.release().await)?;
         Ok(value)
     }
 

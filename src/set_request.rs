@@ -13,6 +13,7 @@ use tokio::time::{Instant, Interval, interval};
 use crate::{
     error::{Error, Result},
     event::RenewalEvent,
+    held::check_work,
     request::LockRequest,
     retry::Retry,
     set::LockSet,
@@ -182,8 +183,8 @@ impl LockSetRequest {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire), and [`Error::Lost`] if one of the locks was lost while `work` ran; then
-    /// `work` was dropped at its current await.
+    /// As [`acquire`](Self::acquire), and [`Error::Lost`] if one of the locks was lost while `work` ran, or had been
+    /// taken away by the time of the release; then `work` was dropped at its current await, or its value if it had ended.
     ///
     /// # Examples
     ///
@@ -200,9 +201,7 @@ impl LockSetRequest {
         self.each = self.each.renewed();
         let set = self.acquire().await?;
         let value = set.while_held(work(&set)).await?;
-        if let Err(error) = set.release().await {
-            tracing::warn!(key = error.key(), %error, "work done, but release not confirmed");
-        }
+        check_work(set.release().await)?;
         Ok(value)
     }
 

@@ -19,6 +19,7 @@ everywhere!(
     while_held_returns_the_works_output,
     while_held_drops_the_work_on_loss,
     while_held_of_a_lost_lock_does_not_start_the_work,
+    while_held_is_lost_if_the_work_blocks_until_another_had_the_lock,
     extending_moves_the_loss_as_well,
 );
 
@@ -105,6 +106,13 @@ async fn while_held_of_a_lost_lock_does_not_start_the_work(site: Site) {
     let work = async { started.store(true, Ordering::SeqCst) };
     let error = within(guard.while_held(work)).await.unwrap_err();
     assert!(error.is_lost() && !started.load(Ordering::SeqCst), "{error:?}");
+}
+
+async fn while_held_is_lost_if_the_work_blocks_until_another_had_the_lock(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(1)).auto_renew().await.unwrap();
+    let error = guard.while_held(async { site.blocks_until_anothers_turn("k") }).await.unwrap_err();
+    let expired = matches!(error, Error::Lost { reason: LossReason::Expired, .. });
+    assert!(expired && error.key() == Some("k"), "{error:?}");
 }
 
 async fn extending_moves_the_loss_as_well(site: Site) {

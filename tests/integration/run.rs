@@ -14,6 +14,9 @@ everywhere!(
     run_drops_the_work_once_the_lock_is_taken,
     run_releases_when_the_work_panics,
     run_waits_no_longer_than_allowed,
+    work_that_blocks_until_another_had_the_lock_is_lost,
+    the_value_of_lost_work_is_dropped,
+    work_whose_lock_was_taken_before_the_release_is_lost,
 );
 
 async fn run_returns_the_works_value(site: Site) {
@@ -78,6 +81,39 @@ async fn run_waits_no_longer_than_allowed(site: Site) {
     let request = site.manager().lock("k").wait_timeout(millis(50));
     let error = within(request.run(async |_| panic!("never held"))).await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
+}
+
+async fn work_that_blocks_until_another_had_the_lock_is_lost(site: Site) {
+    let request = site.manager().lock("k").ttl(secs(1));
+    let error = request.run(async |_| site.blocks_until_anothers_turn("k")).await.unwrap_err();
+    let expired = matches!(error, Error::Lost { reason: LossReason::Expired, .. });
+    assert!(expired && error.key() == Some("k"), "{error:?}");
+    site.empties("k").await;
+}
+
+async fn the_value_of_lost_work_is_dropped(site: Site) {
+    let value = Arc::new(());
+    let dropped = Arc::downgrade(&value);
+    let run = site.manager().lock("k").ttl(millis(200)).run(async move |guard| {
+        while guard.is_valid() {
+            std::thread::sleep(millis(5));
+        }
+        value
+    });
+    assert!(within(run).await.unwrap_err().is_lost());
+    assert!(dropped.upgrade().is_none(), "the value is gone");
+}
+
+async fn work_whose_lock_was_taken_before_the_release_is_lost(site: Site) {
+    let owner = OwnerToken::random();
+    let request = site.manager().lock("k").owner(owner.clone()).ttl(secs(600));
+    let run = request.run(async |guard| {
+        site.seize("k", &owner).await;
+        assert!(guard.is_valid(), "nobody has noticed yet");
+    });
+    let error = within(run).await.unwrap_err();
+    let taken = matches!(error, Error::Lost { reason: LossReason::Taken, .. });
+    assert!(taken && error.key() == Some("k"), "{error:?}");
 }
 
 #[tokio::test]

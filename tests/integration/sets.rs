@@ -23,6 +23,8 @@ everywhere!(
     the_loss_of_one_is_the_loss_of_the_set,
     extend_extends_all,
     run_renews_works_and_releases,
+    work_that_blocks_until_another_had_one_of_the_locks_is_lost,
+    work_of_a_set_that_was_broken_before_the_release_is_lost,
     the_release_says_that_a_key_was_lost,
     a_set_without_keys_is_refused,
     a_bad_key_is_refused_before_anything_is_sent,
@@ -198,6 +200,25 @@ async fn run_renews_works_and_releases(site: Site) {
         set.keys().count()
     };
     assert_eq!(within(request.run(held)).await.unwrap(), 3);
+    are_empty(&site).await;
+}
+
+async fn work_that_blocks_until_another_had_one_of_the_locks_is_lost(site: Site) {
+    let set = site.manager().lock_all(KEYS).ttl(secs(1)).auto_renew().acquire().await.unwrap();
+    let error = set.while_held(async { site.blocks_until_anothers_turn("b") }).await.unwrap_err();
+    assert!(error.is_lost(), "{error:?}");
+    drop(set);
+    let request = site.manager().lock_all(KEYS).ttl(secs(1));
+    let error = request.run(async |_| site.blocks_until_anothers_turn("c")).await.unwrap_err();
+    assert!(error.is_lost(), "{error:?}");
+    are_empty(&site).await;
+}
+
+async fn work_of_a_set_that_was_broken_before_the_release_is_lost(site: Site) {
+    let owner = OwnerToken::new("us").unwrap();
+    let request = site.manager().lock_all(KEYS).ttl(secs(600)).owner(owner.clone());
+    let error = request.run(async |_| site.delete("b", &owner).await).await.unwrap_err();
+    assert!(error.is_lost() && error.key() == Some("b"), "{error:?}");
     are_empty(&site).await;
 }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use redlatch::{LockManager, LockManagerBuilder, Node, OwnerToken};
+use tokio::runtime::Builder;
 
-use super::drive::eventually;
+use super::drive::{eventually, within};
 use super::server::Server;
 
 #[derive(Debug)]
@@ -80,6 +81,18 @@ impl Site {
         let other = OwnerToken::new(ANOTHER).expect("the token is valid");
         let request = self.manager().lock(key).owner(other).ttl(Duration::from_secs(600));
         request.try_acquire().await.expect("the key is free").forget();
+    }
+
+    /// Holds this thread, and all that runs on it, until another owner has had `key`.
+    pub(crate) fn blocks_until_anothers_turn(&self, key: &str) {
+        let turn = async {
+            let request = self.manager().lock(key);
+            within(request.acquire()).await.expect("it ends some time").release().await
+        };
+        let runtime = || Builder::new_current_thread().enable_all().build();
+        let other = || runtime().expect("a runtime can be made").block_on(turn);
+        let released = std::thread::scope(|scope| scope.spawn(other).join());
+        released.expect("the other does not panic").expect("it is the other's");
     }
 
     /// Lock keys on every node; empty for nodes in memory.
