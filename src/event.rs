@@ -19,6 +19,9 @@ pub enum RenewalEvent {
         valid_until: Instant,
     },
     /// An extension did not reach a majority; it is tried again until the validity is over.
+    ///
+    /// Not each attempt is told: what went wrong is told once, what else goes wrong then at once, what goes on after 1,
+    /// 2, 4 .. more seconds, and once more when a tenth of the TTL is left. After a success it begins anew.
     #[non_exhaustive]
     Failed {
         /// The lock's key.

@@ -96,7 +96,7 @@ impl Keeper {
         ledger.close();
         for claim in ledger.open().iter().filter(|claim| !claim.trail.is_withdrawn()) {
             claim.lose(LossReason::Closed);
-            renewal::tell_loss(claim);
+            renewal::tell_loss(claim, None);
         }
         if Handle::try_current().is_ok() && !ledger.is_empty() {
             self.start();

@@ -15,9 +15,9 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
-    claim::{Claim, Extension},
+    claim::{Claim, Extension, Failed},
     clock,
-    error::{Error, LossReason, NodeError},
+    error::{LossReason, NodeError},
     event::RenewalEvent,
     keeper::Job,
     ledger::Ledger,
@@ -27,7 +27,8 @@ use crate::{
     validity::quorum,
 };
 
-/// The watched locks in one heap: each stands in it twice, for its next renewal and for its deadline.
+/// The watched locks in one heap: each stands in it twice, for its next renewal and for its deadline, and once more
+/// while its renewals fail.
 pub(crate) struct Schedule {
     ledger: Arc<Ledger>,
     due: BinaryHeap<Reverse<Entry>>,
@@ -42,6 +43,8 @@ pub(crate) struct Schedule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Duty {
     Renew,
+    /// Tell, shortly before the end, that renewal fails.
+    Alarm,
     Judge,
 }
 
@@ -69,7 +72,7 @@ impl Schedule {
     }
 
     pub(crate) fn watch(&mut self, claim: &Arc<Claim>) {
-        let Ok(valid_until) = claim.judge() else { return tell_loss(claim) };
+        let Ok(valid_until) = claim.judge() else { return tell_loss(claim, Some(NOT_RUN)) };
         if let Some(next) = next_renewal(claim) {
             self.due.push(Reverse((next, claim.id, Duty::Renew)));
         }
@@ -109,7 +112,7 @@ impl Schedule {
         let mut too_much = Vec::new();
         while let Some(Reverse((at, id, duty))) = self.due.peek().copied() {
             let is_due = match duty {
-                Duty::Judge => at <= now,
+                Duty::Alarm | Duty::Judge => at <= now,
                 Duty::Renew => at <= if batch.is_empty() { now } else { now + QUANTUM },
             };
             if !is_due || batch.len() >= LARGEST_BATCH {
@@ -118,8 +121,12 @@ impl Schedule {
             self.due.pop();
             let Some(claim) = self.ledger.get_live(id) else { continue };
             match (claim.judge(), duty) {
-                (Err(_), _) => tell_loss(&claim),
+                (Err(_), Duty::Renew) => tell_loss(&claim, Some(NOT_RUN)),
+                (Err(_), _) => tell_loss(&claim, (!claim.is_stopped()).then_some(NOT_ANSWERED)),
                 (Ok(until), Duty::Judge) => self.due.push(Reverse((until, id, duty))),
+                (Ok(until), Duty::Alarm) => {
+                    self.due.extend(alarm(&claim, now, until).map(Reverse));
+                }
                 (Ok(_), Duty::Renew) if self.batches >= MOST_BATCHES => {
                     too_much.push(Reverse((now + QUANTUM, id, duty)));
                 }
@@ -281,13 +288,16 @@ impl Item {
             return Vec::new();
         }
         let Ok(until) = claim.judge() else {
-            tell_loss(claim);
+            tell_loss(claim, Some(NOT_ANSWERED));
             return Vec::new();
         };
         let is_earlier = self.deadline.is_some_and(|deadline| until < deadline);
         let judge = is_earlier.then_some((until, claim.id, Duty::Judge));
+        let is_first_failure = self.confirmed < quorum && claim.failed().is_none();
         let renew = self.tell(until, quorum).map(|next| (next, claim.id, Duty::Renew));
-        judge.into_iter().chain(renew).collect()
+        let alarm = claim.alarm().filter(|_| is_first_failure);
+        let alarm = alarm.map(|alarm| (alarm, claim.id, Duty::Alarm));
+        judge.into_iter().chain(renew).chain(alarm).collect()
     }
 
     /// Tells the owner how the renewal went. Returns when the next is due, if there is to be one.
@@ -295,6 +305,7 @@ impl Item {
         let claim = &self.claim;
         if self.confirmed >= quorum {
             let valid_until = clock::to_tokio(until);
+            claim.renewed();
             let margin = self.deadline.map(|old| old.saturating_duration_since(clock::now()));
             metrics::renewed(margin.unwrap_or_default());
             tell(claim, || RenewalEvent::Renewed { key: claim.key().to_owned(), valid_until });
@@ -304,25 +315,37 @@ impl Item {
             }
             return next_renewal(claim);
         }
-        let remaining = until.saturating_duration_since(clock::now());
-        tracing::debug!(
-            key = claim.key(),
-            confirmed = self.confirmed,
-            ?remaining,
-            "renewal failed"
-        );
         metrics::renewal_failed();
-        tell(claim, || self.failed(quorum, remaining));
-        Some(clock::now() + (remaining / 10).clamp(SHORTEST_PAUSE, LONGEST_NAP))
+        let reached = claim.trail.nodes() - self.errors.len();
+        let failed = Failed { needed: quorum, reached, nodes: self.errors.clone() };
+        let remaining = until.saturating_duration_since(clock::now());
+        if claim.note_failed(failed.clone()) {
+            tell_failed(claim, failed, remaining);
+        }
+        // Never so soon again that the last of the TTL sees hundreds of attempts.
+        let pause = (remaining / 10).max(claim.ttl() / 50).clamp(SHORTEST_PAUSE, LONGEST_NAP);
+        Some(clock::now() + pause)
     }
+}
 
-    fn failed(&self, quorum: usize, remaining: Duration) -> RenewalEvent {
-        let (key, nodes) = (self.claim.key().to_owned(), self.errors.clone());
-        let reached = self.claim.trail.nodes() - nodes.len();
-        let error =
-            Error::Unavailable { key: key.clone(), needed: quorum, reached, nodes, unheard: 0 };
-        RenewalEvent::Failed { key, error, remaining }
+/// Tells that the renewals fail, if they still do, shortly before the lock ends. Returns when to look again, if it was
+/// extended meanwhile.
+fn alarm(claim: &Claim, now: Instant, until: Instant) -> Option<Entry> {
+    let alarm = claim.alarm()?;
+    if alarm > now {
+        return claim.failed().map(|_| (alarm, claim.id, Duty::Alarm));
     }
+    if let Some(failed) = claim.last_warning() {
+        tell_failed(claim, failed, until.saturating_duration_since(now));
+    }
+    None
+}
+
+/// Tells the log and the owner that a renewal failed.
+fn tell_failed(claim: &Claim, failed: Failed, remaining: Duration) {
+    let (key, error) = (claim.key().to_owned(), failed.error(claim.key()));
+    tracing::debug!(key, %error, ?remaining, "renewal failed");
+    tell(claim, || RenewalEvent::Failed { key, error, remaining });
 }
 
 fn next_renewal(claim: &Claim) -> Option<Instant> {
@@ -339,13 +362,16 @@ fn tell_stop(claim: &Claim, until: Instant) {
     tell(claim, || RenewalEvent::Stopped { key: claim.key().to_owned(), valid_until });
 }
 
-/// Tells the log and the owner that a lock is lost, once.
-pub(crate) fn tell_loss(claim: &Claim) {
+/// Tells the log and the owner that a lock is lost, once. If it has expired because its last renewal failed, that is the
+/// cause, or else what the caller knows.
+pub(crate) fn tell_loss(claim: &Claim, cause: Option<&str>) {
     let Some(reason) = claim.take_untold_loss() else { return };
     let _span = claim.span().entered();
     if reason != LossReason::Closed {
         let fencing_token = claim.fencing_token().get();
-        tracing::warn!(key = claim.key(), fencing_token, %reason, "lock lost");
+        let failed = claim.failed().map(|failed| failed.error(claim.key()).to_string());
+        let cause = failed.as_deref().or(cause).filter(|_| reason == LossReason::Expired);
+        tracing::warn!(key = claim.key(), fencing_token, %reason, cause, "lock lost");
     }
     tell(claim, || RenewalEvent::Lost { key: claim.key().to_owned(), reason });
 }
@@ -360,6 +386,10 @@ fn tell(claim: &Claim, event: impl FnOnce() -> RenewalEvent) {
     }
 }
 
+/// Why a lock has expired that was to be renewed, if no renewal has failed.
+const NOT_RUN: &str =
+    "it was due to be renewed, but the background did not run: its runtime may be blocked";
+const NOT_ANSWERED: &str = "its renewal was not answered in time";
 /// What is due within this time goes along.
 const QUANTUM: Duration = Duration::from_millis(20);
 const LARGEST_BATCH: usize = 256;

@@ -49,6 +49,12 @@ impl Held {
         metrics::lost(reason);
     }
 
+    /// Shortly before the deadline, when there is a last chance to do something about it.
+    pub(super) fn alarm(&self) -> Instant {
+        let early = self.ttl / ALARM;
+        self.valid_until.checked_sub(early).unwrap_or(self.valid_until)
+    }
+
     /// The loss, if there is one that nobody was told yet.
     pub(super) fn take_untold_loss(&mut self, now: Instant) -> Option<LossReason> {
         let reason = self.judge(now)?;
@@ -68,3 +74,6 @@ impl Held {
         Some(extension).filter(|_| gains && !self.is_stopped)
     }
 }
+
+/// Which part of the TTL is left at the alarm.
+const ALARM: u32 = 10;

@@ -3,6 +3,7 @@
 //! It exists before the first byte is sent. An acquire, a guard and the keeper share it; whoever learns
 //! something from a node notes it here, and every judgement is made here.
 
+mod failing;
 mod hold;
 mod release;
 mod vote;
@@ -17,8 +18,8 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::Span;
 
-pub(crate) use self::{hold::Extension, release::Release};
-use self::{hold::Held, vote::Vote};
+pub(crate) use self::{failing::Failed, hold::Extension, release::Release};
+use self::{failing::Failing, hold::Held, vote::Vote};
 use crate::{
     clock,
     error::{LossReason, Result},
@@ -47,6 +48,8 @@ pub(crate) struct Claim {
 struct State {
     votes: Box<[Vote]>,
     held: Option<Held>,
+    /// There while its renewals fail.
+    failing: Option<Failing>,
     /// No node keeps the key longer than this.
     ends: Instant,
     release: Option<Release>,
@@ -66,6 +69,7 @@ impl Claim {
         let state = State {
             votes: vec![Vote::default(); nodes].into(),
             held: None,
+            failing: None,
             ends: clock::now(),
             release: None,
             kept_until: None,
@@ -256,6 +260,41 @@ impl Claim {
         if let Some(held) = &mut lock(&self.state).held {
             held.min_hold = min_hold;
         }
+    }
+
+    /// Notes that a renewal succeeded.
+    pub(crate) fn renewed(&self) {
+        lock(&self.state).failing = None;
+    }
+
+    /// Notes that a renewal failed. Returns whether that is to be told.
+    pub(crate) fn note_failed(&self, failed: Failed) -> bool {
+        let (mut state, now) = (lock(&self.state), clock::now());
+        let is_near_end = state.held.as_ref().is_some_and(|held| held.alarm() <= now);
+        let failing = state.failing.get_or_insert_with(|| Failing::new(failed.clone(), now));
+        failing.note(failed, now, is_near_end)
+    }
+
+    /// The failure of the last renewal, if that is to be told again before the lock ends.
+    pub(crate) fn last_warning(&self) -> Option<Failed> {
+        let mut state = lock(&self.state);
+        let failing = state.failing.as_mut()?;
+        failing.is_due(clock::now(), true).then(|| failing.last())
+    }
+
+    /// Why the last renewal failed, if it did.
+    pub(crate) fn failed(&self) -> Option<Failed> {
+        lock(&self.state).failing.as_ref().map(Failing::last)
+    }
+
+    /// When it is told for the last time that the renewals fail.
+    pub(crate) fn alarm(&self) -> Option<Instant> {
+        self.held(Held::alarm)
+    }
+
+    /// Whether the lock is not renewed any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.held(|held| held.is_stopped) == Some(true)
     }
 
     /// Notes that the lock is not renewed any more. Returns whether that is new.

@@ -36,6 +36,7 @@ on_servers!(
     a_silent_server_is_told_of_once,
     a_read_only_server_is_told_of_once,
     broken_connections_alone_are_not_told_of,
+    a_loss_is_warned_of_with_the_error_of_the_last_renewal,
     every_event_names_what_it_is_about,
 );
 
@@ -151,6 +152,8 @@ async fn a_lock_that_ran_out_is_warned_of(site: Site) {
     std::thread::sleep(secs(1));
     eventually("it is lost", async || !events.losses().is_empty()).await;
     assert_loss_is_warned_of(&trace, &guard);
+    let cause = &losses(&trace)[0].fields["cause"];
+    assert!(cause.contains("its runtime may be blocked"), "{cause}");
 }
 
 async fn a_life_without_trouble_warns_of_nothing(site: Site) {
@@ -351,6 +354,22 @@ fn assert_told_once(site: &Site, trace: &Trace, level: &str, message: &str, fiel
     }
 }
 
+async fn a_loss_is_warned_of_with_the_error_of_the_last_renewal(site: Site) {
+    let (trace, events) = (Trace::start(), Events::default());
+    let manager = site.builder().node_timeout(millis(100)).build().unwrap();
+    let request = renewed(manager.lock("k"), &events, millis(100));
+    let guard = request.ttl(secs(2)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    within(guard.lost()).await;
+    eventually("it is told", async || !events.losses().is_empty()).await;
+    site.all().iter().for_each(Server::resume);
+    let warnings = losses(&trace);
+    let [warning] = warnings.as_slice() else { panic!("one warning: {warnings:?}") };
+    let cause = &warning.fields["cause"];
+    assert!(site.all().iter().any(|server| cause.contains(&server.name())), "{cause}");
+    assert!(cause.contains("no answer within 100ms"), "{cause}");
+}
+
 async fn every_event_names_what_it_is_about(site: Site) {
     let (trace, events) = (Trace::start(), Events::default());
     let guard = watched(&site, &events, millis(5)).await;
@@ -405,6 +424,12 @@ fn assert_loss_is_warned_of(trace: &Trace, guard: &LockGuard) {
 
 fn warnings(trace: &Trace) -> Vec<Record> {
     trace.events().into_iter().filter(|event| event.level == "WARN").collect()
+}
+
+/// The warnings of lost locks.
+fn losses(trace: &Trace) -> Vec<Record> {
+    let is_loss = |warning: &Record| warning.fields["message"].contains("lost");
+    warnings(trace).into_iter().filter(is_loss).collect()
 }
 
 /// All warnings and errors.

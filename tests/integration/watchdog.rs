@@ -4,7 +4,8 @@ use redlatch::{LockManager, LossReason};
 use tokio::time::Instant;
 
 use crate::support::{
-    Events, Monitor, Seen, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+    Events, Monitor, Seen, Server, Site, Trace, eventually, everywhere, millis, on_servers, secs,
+    within,
 };
 
 everywhere!(
@@ -23,6 +24,7 @@ on_servers!(
     a_transient_failure_is_survived,
     a_failure_names_the_silent_nodes,
     validity_that_runs_out_is_a_loss,
+    failures_are_told_now_and_then_and_once_before_the_end,
     nothing_is_sent_after_release,
     nothing_is_sent_after_a_loss,
     a_dropped_lock_is_not_put_back_by_a_renewal,
@@ -175,6 +177,28 @@ async fn validity_that_runs_out_is_a_loss(site: Site) {
     eventually("the loss is reported", async || !events.losses().is_empty()).await;
     assert_eq!(events.losses(), [LossReason::Expired]);
     site.all().iter().for_each(Server::resume);
+}
+
+async fn failures_are_told_now_and_then_and_once_before_the_end(site: Site) {
+    let (events, trace, ttl) = (Events::default(), Trace::start(), secs(4));
+    let manager = site.builder().node_timeout(millis(50)).build().unwrap();
+    let request = manager.lock("k").ttl(ttl).on_renewal(events.listener());
+    let guard = request.auto_renew_every(millis(400)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    within(guard.lost()).await;
+    eventually("the loss is reported", async || !events.losses().is_empty()).await;
+    site.all().iter().for_each(Server::resume);
+    let left = events.all().into_iter().filter_map(|event| match event {
+        Seen::Failed { remaining, .. } => Some(remaining),
+        _ => None,
+    });
+    let left: Vec<_> = left.collect();
+    // At once, after 1 and 2 more seconds, near the end; a node that is asked anew may find other words.
+    assert!((2..=8).contains(&left.len()), "{left:?}");
+    let near_the_end = left.iter().filter(|left| **left <= ttl / 10);
+    assert_eq!(near_the_end.count(), 1, "{left:?}");
+    let said = trace.text().matches("renewal failed").count();
+    assert_eq!(said, left.len(), "the log is told as often");
 }
 
 async fn nothing_is_sent_after_release(site: Site) {
