@@ -23,6 +23,7 @@ use crate::{
     metrics::{self, Acquiring},
     offer::{Renewal, longest_interval},
     retry::Retry,
+    tasks::let_renewal_begin,
     token::OwnerToken,
 };
 
@@ -244,7 +245,9 @@ impl LockRequest {
         let result = attempt.await.map_err(|refusal| refusal.error);
         record.attempts = u32::from(result.is_err());
         record.end(result.as_ref().err());
-        result.map(|armed| Self::hand_over(self.min_hold, armed))
+        let armed = result?;
+        let_renewal_begin(armed.claim().renewal()).await;
+        Ok(Self::hand_over(self.min_hold, armed))
     }
 
     /// Extends the lock if the [owner token](Self::owner) holds it already, takes it if it is free, and waits
@@ -361,6 +364,7 @@ impl LockRequest {
         let (wait_timeout, retry) = (self.wait_timeout, self.retry);
         let limits = acquire::Limits { began, wait_timeout, retry };
         let armed = acquire::acquire(&self.keeper, wish, limits).await?;
+        let_renewal_begin(armed.claim().renewal()).await;
         Ok(Self::hand_over(self.min_hold, armed))
     }
 

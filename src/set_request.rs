@@ -17,6 +17,7 @@ use crate::{
     request::LockRequest,
     retry::Retry,
     set::LockSet,
+    tasks::let_renewal_begin,
     token::OwnerToken,
 };
 
@@ -172,7 +173,7 @@ impl LockSetRequest {
         let requests = self.requests()?.into_iter();
         // All are heard out: one that was refused cancels none of the others, which are given back.
         let guards = join_all(requests.map(LockRequest::try_acquire)).await;
-        self.complete(LockSet::new(guards.into_iter().collect::<Result<_>>()?))
+        self.complete(LockSet::new(guards.into_iter().collect::<Result<_>>()?)).await
     }
 
     /// Takes all the locks, renews them while `work` runs, and releases them: see [`LockRequest::run`].
@@ -216,7 +217,7 @@ impl LockSetRequest {
             let guard = self.keep(&taken, &mut upkeep, acquire).await?;
             taken.push(guard);
         }
-        self.complete(self.freshen(taken).await?)
+        self.complete(self.freshen(taken).await?).await
     }
 
     /// The requests for the single keys, in their order. They are not renewed before all have been taken.
@@ -268,9 +269,10 @@ impl LockSetRequest {
     }
 
     /// Hands the set over, unless one of its locks was lost meanwhile.
-    fn complete(&self, set: LockSet) -> Result<LockSet> {
+    async fn complete(&self, set: LockSet) -> Result<LockSet> {
         set.check()?;
         set.begin(self.each.stays(), self.each.renewal());
+        let_renewal_begin(self.each.renewal()).await;
         Ok(set)
     }
 }
