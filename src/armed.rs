@@ -66,7 +66,7 @@ impl Armed {
         let claim = self.claim().clone();
         claim.withdraw();
         self.keeper.ledger.owe(&claim);
-        let mut settling: Job = Box::pin(self.keeper.ledger.clone().settle(claim.clone()));
+        let mut settling: Job = Box::pin(self.keeper.ledger.settle_apart(claim.clone()));
         let mut is_over = false;
         let unavailable = || claim.with_release(|release| release.unavailable(claim.key()));
         let certain = poll_fn(|cx| {

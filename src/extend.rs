@@ -44,7 +44,7 @@ pub(crate) async fn extend_once(
     ttl: Duration,
 ) -> Result<()> {
     keeper.settings.check_ttl(ttl)?;
-    Keeper::check_runtime()?;
+    keeper.check_runtime()?;
     keeper.check_open()?;
     keeper.start();
     check_held(claim)?;

@@ -12,7 +12,6 @@ use crate::{
     error::Result,
     extend::{extend, extend_once},
     held::{Lost, WarnBefore, WhileHeld},
-    keeper::Keeper,
     offer::Renewal,
     ticket::LockTicket,
     token::{FencingToken, OwnerToken},
@@ -281,7 +280,7 @@ impl LockGuard {
     /// ```
     #[doc(alias = "unlock")]
     pub async fn release(self) -> Result<()> {
-        Keeper::check_runtime()?;
+        self.armed.keeper().check_runtime()?;
         let (key, fencing_token) = (self.key(), self.fencing_token().get());
         let span = tracing::debug_span!("release", key, fencing_token);
         self.armed.release().instrument(span).await

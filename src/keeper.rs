@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -13,7 +16,8 @@ use tokio::{
 };
 
 use crate::{
-    claim::Claim,
+    background::Background,
+    claim::{Claim, Release},
     error::{Error, LossReason, Result},
     key::Key,
     ledger::Ledger,
@@ -32,6 +36,8 @@ pub(crate) struct Keeper {
     inbox: Mutex<Option<mpsc::UnboundedSender<Work>>>,
     /// The runtimes that the manager was used on, as far as they are not known to have ended.
     runtimes: Mutex<Vec<Handle>>,
+    /// The log knows that locks are dropped after the runtime has ended.
+    has_told_late: AtomicBool,
 }
 
 /// What the background task is asked to do.
@@ -50,7 +56,8 @@ pub(crate) type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl Keeper {
     pub(crate) fn new(nodes: Vec<Node>, settings: Settings) -> Self {
         let ledger = Ledger::new(nodes, &settings);
-        Self { settings, ledger, inbox: Mutex::default(), runtimes: Mutex::default() }
+        let (inbox, runtimes, has_told_late) = Default::default();
+        Self { settings, ledger, inbox, runtimes, has_told_late }
     }
 
     /// Names what a lock is kept under, unless some node cannot keep it.
@@ -71,9 +78,9 @@ impl Keeper {
     }
 
     /// Refuses to wait for a node where tokio cannot wake anybody.
-    pub(crate) fn check_runtime() -> Result<()> {
+    pub(crate) fn check_runtime(&self) -> Result<()> {
         match Handle::try_current() {
-            Ok(_) => Ok(()),
+            Ok(_) => self.settings.background.check(),
             Err(_) => Err(Error::config("locks need a tokio runtime, and there is none here")),
         }
     }
@@ -110,7 +117,7 @@ impl Keeper {
     /// Makes sure that the background task runs: from the first use on, and again when the runtime it lived on
     /// has ended. Without any runtime, what is to do stays in the ledger for the next start.
     pub(crate) fn start(self: &Arc<Self>) {
-        if let Ok(runtime) = Handle::try_current() {
+        if let Some(runtime) = self.settings.background.runtime() {
             let mut runtimes = lock(&self.runtimes);
             if runtimes.iter().all(|known| known.id() != runtime.id()) {
                 runtimes.push(runtime.clone());
@@ -131,31 +138,53 @@ impl Keeper {
             let _sent = sender.send(left_over);
         }
         *inbox = Some(sender);
+        self.has_told_late.store(false, Ordering::Relaxed);
         // Unlocked first: a runtime that is ending drops the task, and so its presence, at once.
         drop(inbox);
-        let keeper = Arc::downgrade(self);
-        let presence = Presence { inbox: receiver, keeper, runtime: runtime.id() };
-        tasks::spawn(runtime, run(presence, self.ledger.clone()));
+        let presence = Presence {
+            inbox: receiver,
+            keeper: Arc::downgrade(self),
+            ledger: self.ledger.clone(),
+            runtime: runtime.id(),
+            _background: self.settings.background.clone(),
+        };
+        tasks::spawn(runtime, run(presence));
     }
 
-    /// Goes on elsewhere, if the manager was used on another runtime than the one that has ended.
-    fn move_from(self: &Arc<Self>, ended: runtime::Id) {
+    /// Goes on elsewhere, if the manager was used on another runtime than the one that has ended. Returns whether it
+    /// does.
+    fn move_from(self: &Arc<Self>, ended: runtime::Id) -> bool {
         let mut runtimes = lock(&self.runtimes);
         runtimes.retain(|runtime| runtime.id() != ended);
         let others = runtimes.clone();
         drop(runtimes);
         others.iter().for_each(|runtime| self.start_on(runtime));
+        self.is_running()
+    }
+
+    fn is_running(&self) -> bool {
+        lock(&self.inbox).as_ref().is_some_and(|inbox| !inbox.is_closed())
     }
 
     pub(crate) fn send(self: &Arc<Self>, work: Work) {
         let Err(work) = self.deliver(work) else { return };
         // A task that starts anew finds the claims in the ledger; anything else is delivered again.
         self.start();
-        let is_running = lock(&self.inbox).as_ref().is_some_and(|inbox| !inbox.is_closed());
-        let is_known = is_running && !matches!(work, Work::Finish(_));
-        let key = work.key().map(str::to_owned);
-        if !is_known && self.deliver(work).is_err() {
-            tracing::warn!(key, "the runtime has ended: the lock is left to its TTL");
+        let is_known = self.is_running() && !matches!(work, Work::Finish(_));
+        if !is_known && let Err(Work::Release(claim)) = self.deliver(work) {
+            self.tell_late(&claim);
+        }
+    }
+
+    /// Tells the log of the first lock that is dropped where there is no runtime any more.
+    fn tell_late(&self, claim: &Claim) {
+        let is_new = claim.was_held() && claim.with_release(Release::strand) == Some(true);
+        if is_new && !self.has_told_late.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                key = claim.key(),
+                "dropped after the runtime had ended, so that its TTL ends this lock, and others dropped from here on; \
+                 await LockManager::close() before the runtime ends"
+            );
         }
     }
 
@@ -177,33 +206,29 @@ impl Keeper {
     }
 }
 
-impl Work {
-    fn key(&self) -> Option<&str> {
-        match self {
-            Self::Release(claim) | Self::Watch(claim) => Some(claim.key()),
-            Self::Finish(_) => None,
-        }
-    }
-}
-
 /// The background task's presence on a runtime. If that ends before the manager, the task moves on.
 struct Presence {
     inbox: mpsc::UnboundedReceiver<Work>,
     keeper: Weak<Keeper>,
+    ledger: Arc<Ledger>,
     runtime: runtime::Id,
+    /// It lasts as long as the task.
+    _background: Background,
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         self.inbox.close();
-        if let Some(keeper) = self.keeper.upgrade() {
-            keeper.move_from(self.runtime);
+        let goes_on = self.keeper.upgrade().is_some_and(|keeper| keeper.move_from(self.runtime));
+        if !goes_on {
+            self.ledger.tell_stranded();
         }
     }
 }
 
 /// The background task. It ends when the manager and all its guards are gone and everything is released.
-async fn run(mut presence: Presence, ledger: Arc<Ledger>) {
+async fn run(mut presence: Presence) {
+    let ledger = presence.ledger.clone();
     let mut jobs: FuturesUnordered<Job> = FuturesUnordered::new();
     let mut schedule = Schedule::new(ledger.clone());
     let mut is_open = true;

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
+    background::Background,
     claim::{Claim, Release},
     clock,
     error::NodeError,
@@ -36,6 +37,7 @@ pub(crate) struct Ledger {
     pub(crate) links: Box<[Link]>,
     pub(crate) nodes: Box<[Node]>,
     release_timeout: Duration,
+    background: Background,
     claims: Mutex<BTreeMap<u64, Arc<Claim>>>,
     /// The claims of chosen owner tokens that are not released everywhere yet.
     owed: Mutex<Vec<Arc<Claim>>>,
@@ -59,6 +61,7 @@ impl Ledger {
                 links: nodes.iter().enumerate().map(link).collect(),
                 nodes: nodes.into(),
                 release_timeout: settings.release_timeout,
+                background: settings.background.clone(),
                 claims: Mutex::default(),
                 owed: Mutex::default(),
                 next_id: AtomicU64::new(0),
@@ -124,7 +127,7 @@ impl Ledger {
         command: Command,
     ) -> impl Future<Output = Result<Answer, NodeError>> + Send + use<> {
         let (ledger, claim) = (self.clone(), claim.clone());
-        async move { ledger.links[node].ask(&claim.trail, command).await }
+        self.background.time(async move { ledger.links[node].ask(&claim.trail, command).await })
     }
 
     /// The nodes in an order that is the key's own: the same in every process, another for most other keys.
@@ -208,6 +211,33 @@ impl Ledger {
         }
     }
 
+    /// Tells the log, in one line, of the locks that were dropped and that nobody goes on to release. Each is told of
+    /// once.
+    pub(crate) fn tell_stranded(&self) {
+        let is_new = |claim: &Arc<Claim>| {
+            claim.was_held() && claim.with_release(Release::strand) == Some(true)
+        };
+        let stranded: Vec<_> = self.open().into_iter().filter(is_new).collect();
+        let count = stranded.len();
+        if count == 0 {
+            return;
+        }
+        let keys: Vec<_> = stranded.iter().take(MOST_NAMED).map(|claim| claim.key()).collect();
+        let locks = if count == 1 { "lock was" } else { "locks were" };
+        tracing::warn!(
+            ?keys,
+            "{count} {locks} dropped but not released before the runtime ended; await LockManager::close() before it ends"
+        );
+    }
+
+    /// Releases a withdrawn claim, on the background's time.
+    pub(crate) fn settle_apart(
+        self: &Arc<Self>,
+        claim: Arc<Claim>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        self.background.time(self.clone().settle(claim))
+    }
+
     /// Releases a withdrawn claim everywhere it may hold the key, again and again until every such node has
     /// answered or the TTL is over. Once a majority of them has answered the claim counts as settled.
     pub(crate) async fn settle(self: Arc<Self>, claim: Arc<Claim>) {
@@ -286,5 +316,7 @@ fn recovered_for(ledger: Weak<Ledger>) -> Recovered {
     })
 }
 
+/// How many keys a line names.
+const MOST_NAMED: usize = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -15,6 +15,8 @@
 //!
 //! // Acquire, renew, work, release, in one call; the work is dropped if the lock is lost.
 //! let report = manager.lock("report").run(async |guard| guard.fencing_token()).await?;
+//!
+//! manager.close().await; // last: what was dropped is released before the runtime ends
 //! # Ok(()) }
 //! ```
 //!
@@ -71,6 +73,7 @@ mod acquire;
 mod adopt;
 mod armed;
 mod attempt;
+mod background;
 mod claim;
 mod clock;
 mod error;

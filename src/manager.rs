@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    background::Background,
     error::{Error, Result},
     guard::LockGuard,
     keeper::Keeper,
@@ -21,7 +22,8 @@ use crate::{
 ///
 /// Connections and the background task start at the first use, on the runtime of that use, and start again if
 /// that runtime has ended. One that lives on but is not driven, such as a current-thread runtime outside of
-/// `block_on`, stalls what lives on it: use a manager on runtimes that run.
+/// `block_on`, stalls what lives on it: use a manager on runtimes that run, or give it [one of its
+/// own](LockManagerBuilder::dedicated_runtime).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
@@ -211,7 +213,8 @@ impl LockManager {
     /// waits for live guards to go and for their releases to be confirmed, and returns how many locks stayed
     /// unreleased. A live guard may still be released afterwards.
     ///
-    /// Await it as the last thing before a runtime ends: what was dropped just before may be lost otherwise.
+    /// Await it as the last thing before a runtime ends: what was dropped just before may not be released otherwise,
+    /// of which a warning tells, and ends with its TTL.
     ///
     /// # Cancel safety
     ///
@@ -325,6 +328,42 @@ impl LockManagerBuilder {
     /// operators. It is not available for clusters, whose servers restart one by one.
     pub const fn restart_quarantine(mut self, max_ttl: Duration) -> Self {
         self.settings.restart_quarantine = Some(max_ttl);
+        self
+    }
+
+    /// Has the background work - renewals, releases, connections and notices - done on a thread of its own. Default: on
+    /// the runtime of the manager's first use.
+    ///
+    /// It is for programs that block their runtime, or that only now and then drive it: without it, a blocked worker can
+    /// stop renewals (even one of several: see [`auto_renew`](crate::LockRequest::auto_renew)), and outside of
+    /// `block_on` a current-thread runtime renews nothing and releases nothing that is dropped. Others do not need it,
+    /// and save two changes of thread a command.
+    ///
+    /// The thread runs a current-thread runtime. It starts at the manager's first use, however many runtimes the manager
+    /// is used on, and ends once the manager, its requests and its guards are gone and everything is released; the
+    /// process may end without waiting for it, so [`close`](LockManager::close) what must be released before. Waiting
+    /// stays with the caller: futures of this crate still need a tokio runtime to be awaited on. `on_renewal` is called
+    /// on the thread.
+    ///
+    /// The thread has real time: a test that pauses tokio's clock does not pause it. A process that forks must use the
+    /// manager first after the fork, since threads do not survive it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use redlatch::{LockManager, Node};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let manager = LockManager::single(Node::in_memory()).dedicated_runtime().build()?;
+    /// let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// let request = manager.lock("report").ttl(Duration::from_millis(200)).auto_renew();
+    /// let guard = runtime.block_on(request.acquire())?;
+    /// std::thread::sleep(Duration::from_millis(500)); // work that is not async
+    /// assert!(guard.is_valid());
+    /// drop(guard); // released, although no runtime runs here
+    /// # Ok(()) }
+    /// ```
+    #[doc(alias("blocking", "sync"))]
+    pub fn dedicated_runtime(mut self) -> Self {
+        self.settings.background = Background::dedicated();
         self
     }
 

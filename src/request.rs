@@ -110,6 +110,28 @@ impl LockRequest {
     }
 
     /// Has the lock renewed in the background each third of its TTL, as long as the guard lives. Default: not.
+    ///
+    /// Renewals run on the runtime that the manager was used on first. **One** blocked worker of a multi-threaded
+    /// runtime can stop them: the one that has tokio's I/O driver, or that the background task waits on. So put what
+    /// blocks on [`spawn_blocking`](tokio::task::spawn_blocking):
+    ///
+    /// ```
+    /// # use std::{thread::sleep, time::Duration};
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let manager = LockManager::in_memory();
+    /// let guard = manager.lock("report").ttl(Duration::from_millis(200)).auto_renew().acquire().await?;
+    /// let report = tokio::task::spawn_blocking(|| {
+    ///     sleep(Duration::from_millis(500)); // more than twice the TTL
+    ///     42
+    /// });
+    /// assert_eq!(report.await?, 42);
+    /// assert!(guard.is_valid());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Outside of `block_on` a current-thread runtime renews nothing at all. Where either cannot be helped, the manager
+    /// needs a [runtime of its own](crate::LockManagerBuilder::dedicated_runtime).
     #[doc(alias = "watchdog")]
     pub const fn auto_renew(mut self) -> Self {
         self.is_renewed = true;
@@ -132,7 +154,8 @@ impl LockRequest {
     /// Sets what is called when the lock was renewed, could not be renewed, or is lost. Default: nothing.
     ///
     /// It is called for locks with auto-renewal only, on the background task, so it should return soon. A
-    /// panic in it is caught and logged.
+    /// panic in it is caught and logged. Not each attempt that fails is told: see
+    /// [`RenewalEvent::Failed`] for how often.
     pub fn on_renewal(mut self, listener: impl Fn(&RenewalEvent) + Send + Sync + 'static) -> Self {
         self.renewal.on_event = Some(Arc::new(listener));
         self
@@ -383,7 +406,7 @@ impl LockRequest {
     fn check_wish(&self, joins: bool) -> Result<Wish> {
         let key = Arc::new(self.keeper.key(self.key.clone())?);
         self.check_options()?;
-        Keeper::check_runtime()?;
+        self.keeper.check_runtime()?;
         self.keeper.check_open()?;
         self.keeper.start();
         let renewal = self.renewal().cloned();

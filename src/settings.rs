@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    background::Background,
     error::{Error, Result},
     retry::Retry,
     validity::{ClockDrift, LONGEST_TTL, check_ttl},
@@ -20,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) outage_patience: Option<Duration>,
     /// The longest TTL of any lock, for which a restarted node does not vote.
     pub(crate) restart_quarantine: Option<Duration>,
+    pub(crate) background: Background,
 }
 
 impl Settings {
@@ -73,6 +75,7 @@ impl Default for Settings {
             release_timeout: Duration::from_secs(5),
             outage_patience: None,
             restart_quarantine: None,
+            background: Background::default(),
         }
     }
 }

@@ -130,7 +130,7 @@ impl NodeHealth {
 /// Asks every node what it knows of a key.
 pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> {
     let key = keeper.key(key)?;
-    Keeper::check_runtime()?;
+    keeper.check_runtime()?;
     let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
     let trail = Trail::new(key.into(), OwnerToken::found(b""), ledger.links.len());
     let vote = async |node: usize| {

@@ -82,7 +82,7 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<L
     let LockTicket { key, owner_token, fencing_token, ttl } = ticket;
     let key = Arc::new(keeper.key(key)?);
     keeper.settings.check_ttl(ttl)?;
-    Keeper::check_runtime()?;
+    keeper.check_runtime()?;
     keeper.check_open()?;
     keeper.start();
     let terms = Terms { token: fencing_token.get(), ttl, began: clock::now() };

@@ -45,11 +45,11 @@ impl Failing {
 
     /// Notes one more failure. Returns whether it is to be told: what is new at once, what is known now and then.
     pub(super) fn note(&mut self, failed: Failed, now: Instant, is_near_end: bool) -> bool {
-        let is_new = self.causes.len() < MOST_CAUSES
-            && failed.nodes.iter().map(cause).fold(false, |is_new, cause| {
-                // All are noted, new or not.
-                self.causes.insert(cause) || is_new
-            });
+        let known = self.causes.len();
+        if known < MOST_CAUSES {
+            self.causes.extend(failed.nodes.iter().map(cause));
+        }
+        let is_new = self.causes.len() > known;
         self.last = failed;
         let is_due = self.is_due(now, is_near_end);
         if is_new || is_due {

@@ -20,6 +20,7 @@ pub(crate) struct Release {
     /// Every node was asked at least once, and answered or failed.
     is_pass_over: bool,
     warned: bool,
+    is_stranded: bool,
     /// A majority of the nodes that were asked has answered.
     is_confirmed: bool,
 }
@@ -50,6 +51,7 @@ impl Release {
             errors: Vec::new(),
             is_pass_over: false,
             warned: false,
+            is_stranded: false,
             is_confirmed: false,
         }
     }
@@ -147,6 +149,11 @@ impl Release {
             nodes: self.errors.iter().map(|(_, error)| error.clone()).collect(),
             unheard: 0,
         }
+    }
+
+    /// Notes that nothing goes on with it. Returns whether that is new, and left something undone.
+    pub(crate) const fn strand(&mut self) -> bool {
+        !self.is_confirmed && !std::mem::replace(&mut self.is_stranded, true)
     }
 
     /// Tells the log, once, that nobody could be reached to release `key`.

@@ -33,7 +33,9 @@ use super::{
     state::{State, Step},
     stranger::Stranger,
 };
-use crate::{error::NodeError, metrics, settings::Settings, sync::lock, tasks};
+use crate::{
+    background::Background, error::NodeError, metrics, settings::Settings, sync::lock, tasks,
+};
 
 /// Is called when there is a connection again. It is called under no lock and must not block.
 pub(crate) type Recovered = Arc<dyn Fn() + Send + Sync>;
@@ -52,6 +54,7 @@ struct Shared {
     node_timeout: Duration,
     /// How long after its restart the node does not vote.
     quarantine: Option<Duration>,
+    background: Background,
     state: Mutex<State>,
     changed: Notify,
     presence: Presence,
@@ -75,6 +78,7 @@ impl Lane {
         let (changed, room) = (Notify::new(), Semaphore::new(source.room()));
         let (node_timeout, quarantine) = (settings.node_timeout, settings.restart_quarantine);
         let presence = Presence::new(name.clone());
+        let background = settings.background.clone();
         let shared = Shared {
             name,
             index,
@@ -82,6 +86,7 @@ impl Lane {
             database,
             node_timeout,
             quarantine,
+            background,
             state,
             changed,
             presence,
@@ -331,11 +336,15 @@ impl Shared {
         }
     }
 
-    /// Opens a line, unless the doubted one proves alive, on the runtime of whoever asks. If that runtime ends,
-    /// so does the line, and the next call opens another on its own.
+    /// Opens a line, unless the doubted one proves alive, on the background's runtime, which may be that of whoever
+    /// asks. If that runtime ends, so does the line, and the next call opens another on its own.
     fn connect(self: &Arc<Self>, failures: u32, doubted: Option<Arc<Line>>) {
         let mut opening = Opening { lane: self.clone(), failures, doubted, opened: None };
-        tasks::spawn(&Handle::current(), async move {
+        let Some(runtime) = self.background.runtime() else {
+            opening.opened = Some(Err(Failure::NoRuntime));
+            return;
+        };
+        tasks::spawn(&runtime, async move {
             let (lane, doubted) = (opening.lane.clone(), opening.doubted.clone());
             let patience = lane.source.patience(lane.node_timeout);
             let opened = timeout(patience, lane.prove_or_open(doubted, failures)).await;

@@ -235,7 +235,7 @@ impl Node {
                 let lane = Lane::new(name(), index, source_of, known, settings, recovered);
                 let from_url = Some(source).filter(|source| source.is_url());
                 let ear = self.notices.as_ref().or(from_url).map(|source| {
-                    Ear::new(name(), index, source.clone(), database, settings.node_timeout, hear)
+                    Ear::new(name(), index, source.clone(), database, settings, hear)
                 });
                 Way::Redis(lane, ear)
             }

@@ -10,13 +10,12 @@ use std::{
 
 use deadpool_redis::redis::{self, PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
-    runtime::Handle,
     sync::Notify,
     time::{sleep, timeout},
 };
 
 use super::{failure::Failure, redis::Source};
-use crate::{key::Key, sync::lock, tasks};
+use crate::{background::Background, key::Key, settings::Settings, sync::lock, tasks};
 
 /// What a node lets those who listen know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +81,8 @@ pub(crate) type Hear = Arc<dyn Fn(usize, &Key, Notice) + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct Ear {
     shared: Arc<Shared>,
+    /// Not for the task to keep, which lives on it.
+    background: Background,
 }
 
 struct Shared {
@@ -128,23 +129,22 @@ impl Ear {
         index: usize,
         source: Source,
         database: Arc<Database>,
-        node_timeout: Duration,
+        settings: &Settings,
         hear: Hear,
     ) -> Self {
         let (state, changed, ended) = (Mutex::default(), Notify::new(), Notify::new());
-        Self {
-            shared: Arc::new(Shared {
-                name,
-                index,
-                source,
-                database,
-                node_timeout,
-                hear,
-                state,
-                changed,
-                ended,
-            }),
-        }
+        let shared = Arc::new(Shared {
+            name,
+            index,
+            source,
+            database,
+            node_timeout: settings.node_timeout,
+            hear,
+            state,
+            changed,
+            ended,
+        });
+        Self { shared, background: settings.background.clone() }
     }
 
     /// Listens for the releases of a key, as long as the returned value lives.
@@ -157,7 +157,7 @@ impl Ear {
         });
         wanted.listeners += 1;
         let needs_task = !state.is_attended && !state.is_ended;
-        let runtime = Handle::try_current().ok().filter(|_| needs_task);
+        let runtime = self.background.runtime().filter(|_| needs_task);
         state.is_attended |= runtime.is_some();
         drop(state);
         // Unlocked first: a runtime that is ending drops the task, and so its presence, at once.

@@ -29,6 +29,7 @@ mod close;
 mod config;
 mod contract;
 mod counts;
+mod dedicated;
 mod drops;
 mod examples;
 mod extend;

@@ -7,38 +7,12 @@ use std::thread::{scope, spawn};
 use redlatch::{Error, LockGuard, LockManager, LockTicket, Retry};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::{Events, Proxy, Site, eventually, millis, outside_of_a_runtime, secs, within};
+use crate::support::{
+    Events, Proxy, Record, Site, Trace, eventually, everywhere_outside, millis,
+    outside_of_a_runtime, secs, within,
+};
 
-/// Tests each fact on one server, on three, on one node in memory and on three of those, outside of any runtime.
-macro_rules! everywhere {
-    ($($fact:ident),+ $(,)?) => {$(
-        mod $fact {
-            use crate::support::Site;
-
-            #[test]
-            fn on_one_server() {
-                super::$fact(Site::servers(1));
-            }
-
-            #[test]
-            fn on_three_servers() {
-                super::$fact(Site::servers(3));
-            }
-
-            #[test]
-            fn on_one_node_in_memory() {
-                super::$fact(Site::memory(1));
-            }
-
-            #[test]
-            fn on_three_nodes_in_memory() {
-                super::$fact(Site::memory(3));
-            }
-        }
-    )+};
-}
-
-everywhere!(
+everywhere_outside!(
     a_manager_works_on_runtime_after_runtime,
     a_manager_works_on_runtimes_of_both_kinds,
     a_manager_works_on_two_runtimes_at_once,
@@ -59,6 +33,9 @@ everywhere!(
     a_refusal_outside_of_a_runtime_spoils_nothing,
     a_guard_tells_of_itself_outside_of_a_runtime,
     futures_never_awaited_do_nothing,
+    locks_dropped_as_the_runtime_ends_are_counted_in_one_warning,
+    locks_dropped_after_the_runtime_has_ended_are_warned_of_once,
+    a_manager_that_was_closed_leaves_nothing_to_warn_of,
 );
 
 static IN_MEMORY: LazyLock<LockManager> = LazyLock::new(LockManager::in_memory);
@@ -291,6 +268,61 @@ fn futures_never_awaited_do_nothing(site: Site) {
     drop(manager.lock("k").run(async |_| ()));
     drop((manager.inspect("k"), manager.ping(), manager.close()));
     runtime().block_on(assert_whole_life(&site, &manager));
+}
+
+fn locks_dropped_as_the_runtime_ends_are_counted_in_one_warning(site: Site) {
+    let (trace, runtime) = (Trace::start(), runtime());
+    runtime.block_on(async {
+        let manager = site.manager();
+        let _guards = many_locked(&manager, 7).await;
+        let _other = site.manager().lock("held by another manager").await.unwrap();
+    });
+    drop(runtime);
+    let warnings = warnings(&trace);
+    let many = warnings.iter().filter(|warning| warning.fields["message"].contains("7 locks"));
+    let [warning] = many.collect::<Vec<_>>()[..] else { panic!("one warning: {warnings:?}") };
+    assert!(warning.fields["message"].contains("close()"), "{warning:?}");
+    let keys = &warning.fields["keys"];
+    assert!(keys.contains("k0") && keys.contains("k4") && !keys.contains("k5"), "{keys}");
+    assert_eq!(warnings.len(), 2, "one for each manager: {warnings:?}");
+}
+
+fn locks_dropped_after_the_runtime_has_ended_are_warned_of_once(site: Site) {
+    let (trace, manager) = (Trace::start(), site.manager());
+    for round in 1..3 {
+        let guards = runtime().block_on(many_locked(&manager, 7));
+        drop(guards);
+        let warnings = warnings(&trace);
+        assert_eq!(warnings.len(), round, "{warnings:?}");
+        assert!(warnings[0].fields["message"].contains("close()"), "{warnings:?}");
+        // The next runtime releases them.
+        runtime().block_on(async {
+            manager.lock("other").await.unwrap().release().await.unwrap();
+            site.empties("k6").await;
+        });
+    }
+}
+
+fn a_manager_that_was_closed_leaves_nothing_to_warn_of(site: Site) {
+    let trace = Trace::start();
+    runtime().block_on(async {
+        let manager = site.manager();
+        drop(many_locked(&manager, 7).await);
+        assert_eq!(within(manager.close()).await, 0);
+    });
+    assert!(warnings(&trace).is_empty(), "{}", trace.text());
+}
+
+async fn many_locked(manager: &LockManager, count: usize) -> Vec<LockGuard> {
+    let mut guards = Vec::new();
+    for n in 0..count {
+        guards.push(manager.lock(format!("k{n}")).ttl(secs(600)).await.unwrap());
+    }
+    guards
+}
+
+fn warnings(trace: &Trace) -> Vec<Record> {
+    trace.events().into_iter().filter(|event| event.level == "WARN").collect()
 }
 
 #[test]

@@ -51,6 +51,35 @@ macro_rules! everywhere {
     )+};
 }
 
+/// Tests each fact on one server, on three, on one node in memory and on three of those, outside of any runtime.
+macro_rules! everywhere_outside {
+    ($($fact:ident),+ $(,)?) => {$(
+        mod $fact {
+            use crate::support::Site;
+
+            #[test]
+            fn on_one_server() {
+                super::$fact(Site::servers(1));
+            }
+
+            #[test]
+            fn on_three_servers() {
+                super::$fact(Site::servers(3));
+            }
+
+            #[test]
+            fn on_one_node_in_memory() {
+                super::$fact(Site::memory(1));
+            }
+
+            #[test]
+            fn on_three_nodes_in_memory() {
+                super::$fact(Site::memory(3));
+            }
+        }
+    )+};
+}
+
 /// Tests each fact on one server and on three.
 macro_rules! on_servers {
     ($($fact:ident),+ $(,)?) => {$(
@@ -70,4 +99,4 @@ macro_rules! on_servers {
     )+};
 }
 
-pub(crate) use {everywhere, on_servers};
+pub(crate) use {everywhere, everywhere_outside, on_servers};
