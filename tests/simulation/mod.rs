@@ -100,6 +100,9 @@ fn simulate(kind: Kind) {
         }
         count += 1;
         checked += outcome.checked;
+        if count % 10_000 == 0 {
+            eprintln!("{kind:?}: {count} schedules so far, in {:.0?}", began.elapsed());
+        }
     }
     if let Some(seed) = one {
         eprintln!("{}", traced(kind, seed).join("\n"));
