@@ -1,7 +1,7 @@
 //! The network between processes and servers: ordered connections that delay, stall, swallow and break.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     fmt, io,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex},
@@ -140,19 +140,18 @@ impl Conn {
 
     /// Breaks it. The first `arrived` commands on their way have arrived before.
     pub(super) fn cut(self: &Arc<Self>, arrived: usize) {
-        let mut claimed = BTreeSet::new();
         for _ in 0..arrived {
             let Some((_, words)) = lock(&self.state).inbound.pop_front() else { break };
             let _lost_reply = self.server.run(self, &words);
-            claimed.extend(claimed_by(&words).map(|owner| owner.as_str().to_owned()));
         }
         let mut state = lock(&self.state);
         state.is_cut = true;
-        // A lock that arrives while the release behind it is lost is left to its TTL: long before, the client
-        // has asked on another connection too, and was told that there is nothing.
+        // A lock that has arrived while the release behind it is lost is left to its TTL where the client has asked
+        // on another connection too, before, and was told that there is nothing.
+        let (server, oracle) = (&self.server.name, &self.server.setting.oracle);
         let lost = state.inbound.drain(..).filter_map(|(_, words)| released_by(&words));
-        let left = lost.filter(|owner| claimed.contains(owner.as_str()));
-        left.for_each(|owner| self.server.setting.oracle.exempt(&owner));
+        let left = lost.filter(|owner| oracle.is_released_beside(server, self, owner));
+        left.for_each(|owner| oracle.exempt(&owner));
         state.outbound.clear();
         drop(state);
         self.poke();

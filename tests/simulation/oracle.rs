@@ -251,6 +251,13 @@ impl Oracle {
         self.check(!is_wrong, || format!("{owner}: told not held before its deadline"));
     }
 
+    /// Whether a server was told on another connection that an owner's lock is released.
+    pub(super) fn is_released_beside(&self, server: &str, conn: &Conn, owner: &OwnerToken) -> bool {
+        lock(&self.state).released.iter().any(|(released_at, by, released)| {
+            released_at == server && *by != conn.id && released == owner.as_str()
+        })
+    }
+
     /// Whether an owner's lock can be lost by time alone.
     fn is_exclusive(&self, owner: &OwnerToken) -> bool {
         let kind = self.plan.kind;
