@@ -108,6 +108,9 @@ async fn what_cannot_work_is_a_usage_error() {
     let server = [Server::start()];
     for args in [
         &["run", "--ttl", "30", "k", "--", "true"][..],
+        &["run", "{k}:fence", "--", "true"],
+        &["inspect", "{k}:fence"],
+        &["break", "--yes", "{k}:fence"],
         &["run", "--ttl", "25h", "k", "--", "true"],
         &["run", "--ttl", "0s", "k", "--", "true"],
         &["run", "--grace", "30s", "k", "--", "true"],

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use redlatch::deadpool_redis::{Config, Pool, Runtime, redis::Value};
-use redlatch::{ClockDrift, Error, LockManager, LockManagerBuilder, LockRequest, Node};
+use redlatch::{
+    ClockDrift, Error, FencingToken, LockManager, LockManagerBuilder, LockRequest, LockTicket,
+    Node, OwnerToken,
+};
 
 use crate::support::{Server, Site, everything_said, everywhere, millis, secs};
 
@@ -13,6 +16,7 @@ everywhere!(
     a_request_with_a_renewal_interval_out_of_range_is_refused,
     a_request_renewed_at_four_fifths_of_its_ttl_is_accepted,
     a_request_refused_can_be_made_again_rightly,
+    the_name_of_a_counter_is_refused_wherever_a_key_is_named,
     an_extend_by_a_ttl_that_drift_eats_up_is_refused,
     a_refused_extend_leaves_the_lock_alone,
     a_lock_of_the_longest_ttl_can_be_taken,
@@ -373,6 +377,28 @@ async fn a_request_refused_can_be_made_again_rightly(site: Site) {
     let manager = site.manager();
     manager.lock("k").ttl(Duration::ZERO).acquire().await.unwrap_err();
     manager.lock("k").acquire().await.unwrap().release().await.unwrap();
+}
+
+async fn the_name_of_a_counter_is_refused_wherever_a_key_is_named(site: Site) {
+    let manager = site.builder().key_prefix("app:").build().unwrap();
+    let (owner, ttl) = (OwnerToken::random(), secs(60));
+    for key in ["{k}:fence", "a{b}c:fence"] {
+        let ticket = LockTicket::new(key, owner.clone(), FencingToken::new(1), ttl);
+        let errors = [
+            manager.lock(key).acquire().await.unwrap_err(),
+            manager.lock(key).try_acquire().await.unwrap_err(),
+            manager.lock(key).owner(owner.clone()).acquire_or_extend().await.unwrap_err(),
+            manager.lock_all(["k", key]).acquire().await.unwrap_err(),
+            manager.lock_all([key]).try_acquire().await.unwrap_err(),
+            manager.adopt(ticket).await.unwrap_err(),
+            manager.inspect(key).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(error.is_config() && error.to_string().contains(key), "{error:?}");
+        }
+    }
+    assert!(site.lock_keys().is_empty());
+    drop(manager.lock("k:fence").await.unwrap());
 }
 
 async fn an_extend_by_a_ttl_that_drift_eats_up_is_refused(site: Site) {
