@@ -6,7 +6,7 @@ use redlatch::deadpool_redis::redis::{Client, Connection, PubSub, Value, from_re
 use redlatch::{LockGuard, LockManager, LockManagerBuilder};
 
 use crate::support::{
-    BOUND, Events, Server, Site, eventually, millis, on_servers, poll_times, secs, within,
+    BOUND, Events, LASTING, Server, Site, eventually, millis, on_servers, poll_times, secs, within,
 };
 
 on_servers!(
@@ -283,7 +283,7 @@ fn built(urls: Vec<String>) -> LockManager {
 }
 
 fn patient(urls: Vec<String>) -> LockManagerBuilder {
-    LockManager::quorum(urls).node_timeout(secs(10)).release_timeout(secs(10))
+    LockManager::quorum(urls).node_timeout(secs(10)).release_timeout(secs(10)).ttl(LASTING)
 }
 
 fn ear(server: &Server) -> Connection {

@@ -7,7 +7,7 @@ use std::thread::spawn;
 
 use redlatch::{Error, LockManager, LockManagerBuilder};
 
-use crate::support::{Server, chain, millis, secs, within};
+use crate::support::{LASTING, Server, chain, millis, secs, within};
 
 /// Tests what each fault comes to.
 macro_rules! each_fault {
@@ -146,7 +146,7 @@ impl Faulty {
     /// A builder over the faulty nodes and some healthy ones.
     fn builder(&self, healthy: &[Server]) -> LockManagerBuilder {
         let urls = self.urls.iter().cloned().chain(healthy.iter().map(Server::url));
-        LockManager::quorum(urls).node_timeout(secs(10)).release_timeout(secs(10))
+        LockManager::quorum(urls).node_timeout(secs(10)).release_timeout(secs(10)).ttl(LASTING)
     }
 
     fn contents(&self) -> Vec<BTreeMap<String, Vec<u8>>> {

@@ -4,7 +4,7 @@ use redlatch::deadpool_redis::redis::cmd;
 use redlatch::deadpool_redis::{Config, Connection, Pool, PoolConfig, Runtime};
 use redlatch::{Error, LockManager, LockManagerBuilder, Node};
 
-use crate::support::{Proxy, Server, Site, chain, eventually, on_servers, secs, within};
+use crate::support::{LASTING, Proxy, Server, Site, chain, eventually, on_servers, secs, within};
 
 on_servers!(
     a_pool_of_one_connection_serves_a_manager,
@@ -384,7 +384,7 @@ fn manager_of(node: Node) -> LockManager {
 }
 
 fn patient(builder: LockManagerBuilder) -> LockManagerBuilder {
-    builder.node_timeout(secs(10)).release_timeout(secs(10))
+    builder.node_timeout(secs(10)).release_timeout(secs(10)).ttl(LASTING)
 }
 
 /// A builder over pools of one connection each.

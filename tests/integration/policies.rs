@@ -161,7 +161,7 @@ async fn policies_that_cannot_work_are_refused(site: Site) {
     assert!(too_short.is_config() && too_short.to_string().contains("max_hold"), "{too_short}");
     let too_long = request().min_hold(secs(86_401)).try_acquire().await.unwrap_err();
     assert!(too_long.is_config() && too_long.to_string().contains("min_hold"), "{too_long}");
-    let manager = site.builder().restart_quarantine(secs(60)).build().unwrap();
+    let manager = site.builder().ttl(secs(60)).restart_quarantine(secs(60)).build().unwrap();
     let too_long = manager.lock("k").min_hold(secs(61)).try_acquire().await.unwrap_err();
     assert!(too_long.is_config() && too_long.to_string().contains("min_hold"), "{too_long}");
     assert!(site.lock_keys().is_empty());

@@ -45,7 +45,7 @@ async fn a_lock_of_before_can_be_inspected_extended_and_released(site: Site) {
 }
 
 async fn a_longer_ttl_is_refused(site: Site) {
-    let builder = || site.builder().restart_quarantine(secs(60));
+    let builder = || site.builder().ttl(secs(60)).restart_quarantine(secs(60));
     assert!(builder().ttl(secs(61)).build().unwrap_err().is_config());
     let request = builder().build().unwrap().lock("k").ttl(secs(61));
     assert!(request.try_acquire().await.unwrap_err().is_config());

@@ -22,9 +22,10 @@ everywhere!(
     a_set_that_is_dropped_while_it_waits_leaves_nothing,
     the_loss_of_one_is_the_loss_of_the_set,
     extend_extends_all,
-    run_renews_works_and_releases,
     work_that_blocks_until_another_had_one_of_the_locks_is_lost,
     work_of_a_set_that_was_broken_before_the_release_is_lost,
+    run_renews_and_works,
+    run_releases_all,
     the_release_says_that_a_key_was_lost,
     a_set_without_keys_is_refused,
     a_bad_key_is_refused_before_anything_is_sent,
@@ -47,7 +48,7 @@ async fn all_keys_are_locked_and_released(site: Site) {
     for key in KEYS {
         assert!(site.holder(key).await.is_some());
     }
-    assert!(set.is_valid() && set.remaining() > secs(20));
+    assert!(set.is_valid() && set.remaining() > secs(300));
     set.release().await.unwrap();
     are_empty(&site).await;
 }
@@ -192,7 +193,7 @@ async fn extend_extends_all(site: Site) {
     assert!(set.remaining() > secs(600));
 }
 
-async fn run_renews_works_and_releases(site: Site) {
+async fn run_renews_and_works(site: Site) {
     let request = site.manager().lock_all(KEYS).ttl(secs(1));
     let held = async |set: &redlatch::LockSet| {
         let start = tokio::time::Instant::now();
@@ -200,6 +201,11 @@ async fn run_renews_works_and_releases(site: Site) {
         set.keys().count()
     };
     assert_eq!(within(request.run(held)).await.unwrap(), 3);
+}
+
+async fn run_releases_all(site: Site) {
+    let run = site.manager().lock_all(KEYS).run(async |set| set.keys().count());
+    assert_eq!(within(run).await.unwrap(), 3);
     are_empty(&site).await;
 }
 
@@ -242,7 +248,7 @@ async fn a_bad_key_is_refused_before_anything_is_sent(site: Site) {
     let request = || site.manager().lock_all(["a", &"k".repeat(513)]);
     assert!(request().acquire().await.unwrap_err().is_config());
     assert!(request().try_acquire().await.unwrap_err().is_config());
-    let request = site.manager().lock_all(KEYS).auto_renew_every(secs(60));
+    let request = site.manager().lock_all(KEYS).ttl(secs(30)).auto_renew_every(secs(60));
     assert!(request.acquire().await.unwrap_err().is_config());
     assert!(monitors.iter().all(|monitor| monitor.commands().is_empty()));
 }

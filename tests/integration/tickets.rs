@@ -44,7 +44,7 @@ async fn a_lock_given_up_by_ticket_stays_held(site: Site) {
 }
 
 async fn an_adopted_lock_is_the_same_lock(site: Site) {
-    let ticket = site.manager().lock("k").ttl(secs(50)).await.unwrap().into_ticket();
+    let ticket = site.manager().lock("k").ttl(secs(600)).await.unwrap().into_ticket();
     let guard = site.manager().adopt(ticket.clone()).await.unwrap();
     assert_eq!(guard.key(), "k");
     assert_eq!(guard.owner_token(), ticket.owner_token());
@@ -54,9 +54,9 @@ async fn an_adopted_lock_is_the_same_lock(site: Site) {
 }
 
 async fn an_adopted_lock_can_be_extended_and_released(site: Site) {
-    let ticket = site.manager().lock("k").ttl(secs(50)).await.unwrap().into_ticket();
+    let ticket = site.manager().lock("k").ttl(secs(600)).await.unwrap().into_ticket();
     let guard = site.manager().adopt(ticket).await.unwrap();
-    guard.extend(secs(60)).await.unwrap();
+    guard.extend(secs(700)).await.unwrap();
     guard.release().await.unwrap();
     site.empties("k").await;
 }

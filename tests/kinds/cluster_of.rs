@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use redlatch::deadpool_redis::{cluster, redis::Value};
 use redlatch::{LockManager, LockManagerBuilder};
 
-use crate::support::{BOUND, Server};
+use crate::support::{BOUND, LASTING, Server};
 
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -45,7 +45,10 @@ impl Cluster {
     /// A builder over the cluster, patient enough for a loaded machine.
     pub(crate) fn builder(&self) -> LockManagerBuilder {
         let patience = Duration::from_secs(10);
-        LockManager::single(self.pool()).node_timeout(patience).release_timeout(patience)
+        LockManager::single(self.pool())
+            .node_timeout(patience)
+            .release_timeout(patience)
+            .ttl(LASTING)
     }
 
     pub(crate) fn manager(&self) -> LockManager {

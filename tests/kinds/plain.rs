@@ -10,7 +10,7 @@ async fn assert_locks(builder: redlatch::LockManagerBuilder, other: LockManager,
     let guard = within(manager.lock("k").ttl(secs(60)).acquire()).await.unwrap();
     assert_eq!(server.get("k").as_deref(), Some(guard.owner_token().as_str()));
     within(guard.extend(secs(600))).await.unwrap();
-    let waiter = tokio::spawn(other.lock("k").acquire());
+    let waiter = tokio::spawn(other.lock("k").ttl(secs(600)).acquire());
     within(other.inspect("k")).await.unwrap();
     within(guard.release()).await.unwrap();
     drop(within(waiter).await.unwrap().unwrap());

@@ -51,7 +51,7 @@ async fn a_user_of_a_cluster_hears_what_is_missing() {
 #[tokio::test]
 async fn replicas_under_sentinel_are_pointed_out() {
     let site = Sentinels::start();
-    let preflight = asked(site.builder().restart_quarantine(secs(60))).await;
+    let preflight = asked(site.builder().ttl(secs(60)).restart_quarantine(secs(60))).await;
     assert_eq!(checks(&preflight), ["replicas"], "{preflight}");
     assert_eq!(preflight.worst(), Some(Severity::Advice));
     let master: &Server = &site.servers[0];

@@ -6,7 +6,7 @@ use redlatch::deadpool_redis::sentinel;
 use redlatch::{LockManager, LockManagerBuilder};
 
 use crate::cluster_of::wait;
-use crate::support::Server;
+use crate::support::{LASTING, Server};
 
 #[derive(Debug)]
 pub(crate) struct Sentinels {
@@ -41,7 +41,10 @@ impl Sentinels {
 
     pub(crate) fn builder(&self) -> LockManagerBuilder {
         let patience = Duration::from_secs(2);
-        LockManager::single(self.pool()).node_timeout(patience).release_timeout(patience)
+        LockManager::single(self.pool())
+            .node_timeout(patience)
+            .release_timeout(patience)
+            .ttl(LASTING)
     }
 
     pub(crate) fn manager(&self) -> LockManager {

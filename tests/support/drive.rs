@@ -10,6 +10,9 @@ use tokio::time::{Instant, advance, pause, resume, sleep, timeout};
 /// Longest anything may take; far beyond what a loaded machine needs.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
+/// The TTL of locks whose release is looked for: within [`BOUND`], none of them is gone because it has expired.
+pub(crate) const LASTING: Duration = Duration::from_secs(20 * BOUND.as_secs());
+
 /// Waits until `condition` is true; fails the test when it is not within [`BOUND`].
 pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();

@@ -13,7 +13,9 @@ mod trace;
 
 pub(crate) use bare::outside_of_a_runtime;
 pub(crate) use chain::{chain, everything_said};
-pub(crate) use drive::{BOUND, eventually, let_pass, millis, poll_times, secs, spin, within};
+pub(crate) use drive::{
+    BOUND, LASTING, eventually, let_pass, millis, poll_times, secs, spin, within,
+};
 pub(crate) use events::{Events, Seen};
 pub(crate) use monitor::Monitor;
 pub(crate) use proxy::Proxy;

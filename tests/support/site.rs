@@ -5,7 +5,8 @@ use std::time::Duration;
 use redlatch::{LockManager, LockManagerBuilder, Node, OwnerToken};
 use tokio::runtime::Builder;
 
-use super::drive::{eventually, within};
+use super::drive::{LASTING, eventually, within};
+use super::proxy::Proxy;
 use super::server::Server;
 
 #[derive(Debug)]
@@ -23,7 +24,7 @@ impl Site {
         Self::Memory((0..n).map(|_| Node::in_memory()).collect())
     }
 
-    /// A builder over all nodes, patient enough for a loaded machine.
+    /// A builder over all nodes, patient enough for a loaded machine, of locks that no test sees expire unawares.
     pub(crate) fn builder(&self) -> LockManagerBuilder {
         let builder = match self {
             Self::Servers(servers) => match servers.as_slice() {
@@ -35,8 +36,14 @@ impl Site {
                 several => LockManager::quorum(several.to_vec()),
             },
         };
-        let patience = Duration::from_secs(10);
-        builder.node_timeout(patience).release_timeout(patience)
+        patient(builder)
+    }
+
+    /// A faulty network in front of each server, and a builder over them.
+    pub(crate) fn proxied(&self) -> (Vec<Proxy>, LockManagerBuilder) {
+        let proxies: Vec<_> = self.all().iter().map(Proxy::start).collect();
+        let builder = patient(LockManager::quorum(proxies.iter().map(Proxy::url)));
+        (proxies, builder)
     }
 
     /// A manager of its own over all nodes.
@@ -100,6 +107,31 @@ impl Site {
         self.all().iter().flat_map(Server::lock_keys).collect()
     }
 
+    /// Has every real server know the scripts: a lost answer that says it does not would cost the command as well.
+    pub(crate) async fn learns_the_scripts(&self) {
+        let (manager, key) = (self.manager(), "warm");
+        let guard = manager.lock(key).await.expect("the key is free");
+        self.fills(key).await;
+        guard.extend(2 * LASTING).await.expect("it is held");
+        eventually("every server has extended it", async || self.live_longer(key, LASTING)).await;
+        manager.inspect(key).await.expect("the nodes answer");
+        guard.release().await.expect("it is held");
+        self.empties_of(key).await;
+    }
+
+    /// Whether `key` lives longer than `least` on every real server.
+    pub(crate) fn live_longer(&self, key: &str, least: Duration) -> bool {
+        self.all().iter().all(|server| server.pttl(key) > Some(least))
+    }
+
+    /// Waits until every real server holds `key`.
+    pub(crate) async fn fills(&self, key: &str) {
+        eventually("every server has the key", async || {
+            self.all().iter().all(|server| server.get(key).is_some())
+        })
+        .await;
+    }
+
     /// Waits until no real server holds `key`.
     pub(crate) async fn empties_of(&self, key: &str) {
         eventually("the key is gone", async || {
@@ -117,6 +149,11 @@ impl Site {
         })
         .await;
     }
+}
+
+fn patient(builder: LockManagerBuilder) -> LockManagerBuilder {
+    let patience = Duration::from_secs(10);
+    builder.node_timeout(patience).release_timeout(patience).ttl(LASTING)
 }
 
 /// The owner token that [`Site::seize`] leaves.
