@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use futures_util::future::{join, poll_immediate};
 use redlatch::{Error, LockManager, OwnerToken, Retry};
 use tokio::task::JoinSet;
 
@@ -215,6 +216,33 @@ async fn a_short_retry_delay_does_not_starve_others_of_the_runtime() {
     tokio::time::sleep(millis(20)).await;
     guard.release().await.unwrap();
     eventually("the waiter holds it", async || waiter.is_finished()).await;
+}
+
+/// It has forgotten the lock, so that the late vote of another makes no majority with its own.
+#[tokio::test]
+async fn the_vote_of_a_server_that_has_restarted_since_does_not_count() {
+    let site = Site::servers(3);
+    site.learns_the_scripts().await;
+    let (proxies, builder) = site.proxied();
+    let manager = builder.build().unwrap();
+    assert!(manager.ping().await.iter().all(|node| node.round_trip().is_ok()));
+    proxies[1].swallow_requests();
+    proxies[2].hold_replies();
+    let restart = async {
+        eventually("two have voted", async || site.lock_keys().len() == 2).await;
+        let connections = proxies[0].accepted();
+        site.all()[0].restart();
+        eventually("it is connected to anew", async || {
+            // Whoever says something to it finds out.
+            drop(poll_immediate(manager.ping()).await);
+            proxies[0].accepted() > connections
+        })
+        .await;
+        proxies[2].heal();
+        proxies[1].cut();
+    };
+    let (acquired, ()) = within(join(manager.lock("k").try_acquire(), restart)).await;
+    assert!(acquired.unwrap_err().is_unavailable());
 }
 
 /// How often each contender enters.

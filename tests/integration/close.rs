@@ -1,10 +1,11 @@
 //! Closing a manager: nothing new, everything pending finished, live locks left alone.
 
 use futures_util::FutureExt;
-use redlatch::{Error, LossReason, OwnerToken};
+use futures_util::future::join;
+use redlatch::{Error, LockGuard, LockManager, LockTicket, LossReason, OwnerToken, Result};
 
 use crate::support::{
-    BOUND, Events, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+    BOUND, Events, Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
 };
 
 everywhere!(
@@ -31,10 +32,13 @@ on_servers!(
     close_reports_what_stayed_unreleased,
     close_closes_the_connections_for_notices,
     notices_end_with_the_last_of_their_manager,
+    an_acquire_that_is_answered_after_close_gets_nothing,
+    an_adoption_that_is_answered_after_close_gets_nothing,
+    an_acquire_or_extend_that_is_answered_after_close_gets_nothing,
 );
 
 /// A manager that waits only briefly in `close`.
-fn hasty(site: &Site) -> redlatch::LockManager {
+fn hasty(site: &Site) -> LockManager {
     let builder = site.builder().release_timeout(millis(200));
     builder.build().unwrap()
 }
@@ -160,11 +164,8 @@ async fn a_live_guard_cannot_be_extended_after_close(site: Site) {
 async fn a_live_guard_is_lost_by_close(site: Site) {
     let manager = hasty(&site);
     let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
-    let (work, _) = within(futures_util::future::join(
-        guard.while_held(std::future::pending::<()>()),
-        manager.close(),
-    ))
-    .await;
+    let (work, _) =
+        within(join(guard.while_held(std::future::pending::<()>()), manager.close())).await;
     let closed = matches!(work, Err(Error::Lost { reason: LossReason::Closed, .. }));
     assert!(closed, "{work:?}");
     assert_eq!(guard.lost().now_or_never(), Some(LossReason::Closed));
@@ -255,4 +256,80 @@ async fn at_once(what: &str, mut condition: impl FnMut() -> bool) {
         tokio::task::yield_now().await;
     }
     tokio::time::resume();
+}
+
+async fn an_acquire_that_is_answered_after_close_gets_nothing(site: Site) {
+    let (proxies, manager) = warm(&site).await;
+    let acquire = manager.lock("k").acquire();
+    let is_taken = async || site.lock_keys().len() == site.all().len();
+    assert_closed(&close_before_the_answer(&proxies, &manager, acquire, is_taken).await);
+    site.empties("k").await;
+}
+
+/// Its ticket is as good as before.
+async fn an_adoption_that_is_answered_after_close_gets_nothing(site: Site) {
+    let (proxies, manager) = warm(&site).await;
+    let ticket = held_for_a_minute(&site, &OwnerToken::random()).await.into_ticket();
+    let ticket =
+        LockTicket::new("k", ticket.owner_token().clone(), ticket.fencing_token(), secs(600));
+    let is_extended = async || site.live_longer("k", secs(60));
+    let adopt = manager.adopt(ticket.clone());
+    assert_closed(&close_before_the_answer(&proxies, &manager, adopt, is_extended).await);
+    let _guard = site.manager().adopt(ticket).await.expect("it is still held");
+}
+
+/// The lock is the other guard's, as before.
+async fn an_acquire_or_extend_that_is_answered_after_close_gets_nothing(site: Site) {
+    let owner = OwnerToken::new("us").unwrap();
+    let (proxies, manager) = warm(&site).await;
+    let guard = held_for_a_minute(&site, &owner).await;
+    let (request, is_asked) = (manager.lock("k").owner(owner), async || all_are_asked(&site));
+    site.all().iter().for_each(Server::reset_calls);
+    let join = request.acquire_or_extend();
+    assert_closed(&close_before_the_answer(&proxies, &manager, join, is_asked).await);
+    guard.extend(secs(700)).await.expect("it is still held");
+}
+
+/// A manager whose connections stand.
+async fn warm(site: &Site) -> (Vec<Proxy>, LockManager) {
+    site.learns_the_scripts().await;
+    let (proxies, builder) = site.proxied();
+    let manager = builder.build().unwrap();
+    assert!(manager.ping().await.iter().all(|node| node.round_trip().is_ok()));
+    (proxies, manager)
+}
+
+async fn held_for_a_minute(site: &Site, owner: &OwnerToken) -> LockGuard {
+    let request = site.manager().lock("k").owner(owner.clone());
+    let guard = request.ttl(secs(60)).await.unwrap();
+    site.fills("k").await;
+    guard
+}
+
+fn all_are_asked(site: &Site) -> bool {
+    site.all().iter().all(|server| server.scripts() > 0)
+}
+
+/// Closes the manager while the answers that `work` waits for are on their way; `is_asked`: once the nodes have
+/// done what it asks.
+async fn close_before_the_answer(
+    proxies: &[Proxy],
+    manager: &LockManager,
+    work: impl Future<Output = Result<LockGuard>>,
+    is_asked: impl AsyncFnMut() -> bool,
+) -> Result<LockGuard> {
+    proxies.iter().for_each(Proxy::hold_replies);
+    let close = async {
+        eventually("the nodes are asked", is_asked).await;
+        // It is closed before they are healed, since it is polled first.
+        let heal = async { proxies.iter().for_each(Proxy::heal) };
+        join(manager.close(), heal).await.0
+    };
+    let (result, unreleased) = within(join(work, close)).await;
+    assert_eq!(unreleased, 0);
+    result
+}
+
+fn assert_closed(result: &Result<LockGuard>) {
+    assert!(matches!(result, Err(Error::Closed)), "{result:?}");
 }

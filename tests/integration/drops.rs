@@ -1,8 +1,9 @@
 //! A dropped guard is released in the background, wherever it is dropped.
 
 use redlatch::LockGuard;
+use tokio::time::sleep_until;
 
-use crate::support::{Server, Site, everywhere, millis, on_servers, secs};
+use crate::support::{Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs};
 
 everywhere!(
     a_guard_dropped_in_a_task_is_released,
@@ -20,6 +21,7 @@ on_servers!(
     a_guard_dropped_while_the_servers_are_silent_is_released_later,
     a_guard_dropped_while_the_connection_is_broken_is_released,
     many_guards_dropped_during_an_outage_are_released_later,
+    an_extended_guard_dropped_in_an_outage_is_released_however_long_that_lasts,
 );
 
 async fn locked(site: &Site) -> LockGuard {
@@ -131,6 +133,27 @@ async fn many_guards_dropped_during_an_outage_are_released_later(site: Site) {
     tokio::time::sleep(millis(500)).await;
     site.all()[0].resume();
     site.empties("k99").await;
+}
+
+/// It is tried until the end that the extend has set.
+async fn an_extended_guard_dropped_in_an_outage_is_released_however_long_that_lasts(site: Site) {
+    let (proxies, builder) = site.proxied();
+    let manager = builder.node_timeout(millis(100)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(2)).await.unwrap();
+    let first_end = guard.valid_until() + secs(1);
+    guard.extend(secs(600)).await.unwrap();
+    // A server that was not asked yet has nothing to release.
+    site.fills("k").await;
+    proxies.iter().for_each(Proxy::swallow_requests);
+    drop(guard);
+    sleep_until(first_end).await;
+    for proxy in &proxies {
+        let tries = proxy.swallowed_requests();
+        eventually("it is tried again", async || proxy.swallowed_requests() > tries + 1).await;
+        proxy.heal();
+        proxy.cut();
+    }
+    site.empties("k").await;
 }
 
 #[test]

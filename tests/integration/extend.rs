@@ -1,7 +1,9 @@
 //! Extending a lock one holds, and only that.
 
+use std::time::Duration;
+
 use futures_util::future::join;
-use redlatch::{Error, LockManager};
+use redlatch::{ClockDrift, Error, LockManager};
 use tokio::time::Instant;
 
 use crate::support::{
@@ -34,6 +36,7 @@ on_servers!(
     an_extend_that_is_answered_too_late_is_a_loss_and_no_outage,
     a_lock_once_lost_cannot_be_extended,
     extend_is_refused_by_restarted_servers,
+    an_extend_counts_from_before_it_was_sent,
 );
 
 async fn extend_moves_the_deadline(site: Site) {
@@ -97,7 +100,7 @@ async fn try_extend_of_anothers_lock_is_refused(site: Site) {
 async fn an_extend_out_of_range_changes_nothing(site: Site) {
     let guard = site.manager().lock("k").await.unwrap();
     let before = guard.valid_until();
-    for ttl in [secs(0), std::time::Duration::from_micros(500), secs(86_401)] {
+    for ttl in [secs(0), Duration::from_micros(500), secs(86_401)] {
         let error = guard.extend(ttl).await.unwrap_err();
         assert!(matches!(error, Error::Config { .. }), "{ttl:?}: {error:?}");
         assert!(guard.try_extend(ttl).await.unwrap_err().is_config());
@@ -273,6 +276,26 @@ async fn a_lock_is_extended_where_replicas_run_the_scripts() {
     assert!(server.lock_keys().is_empty());
 }
 
+/// However long its answer takes.
+async fn an_extend_counts_from_before_it_was_sent(site: Site) {
+    site.learns_the_scripts().await;
+    let (proxies, builder) = site.proxied();
+    let manager = builder.clock_drift(ClockDrift::new(0.0, Duration::ZERO)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    site.fills("k").await;
+    proxies.iter().for_each(Proxy::hold_replies);
+    let answer_late = async {
+        eventually("every server has extended it", async || site.live_longer("k", secs(650))).await;
+        let asked = Instant::now();
+        tokio::time::sleep(millis(300)).await;
+        proxies.iter().for_each(Proxy::heal);
+        asked
+    };
+    let (extended, asked) = within(join(guard.extend(secs(700)), answer_late)).await;
+    extended.unwrap();
+    assert!(guard.valid_until() <= asked + secs(700), "{:?}", guard.valid_until() - asked);
+}
+
 #[tokio::test]
 async fn extend_holds_while_a_majority_does() {
     let site = Site::servers(3);
@@ -307,4 +330,28 @@ async fn a_minority_that_was_extended_does_not_move_the_deadline() {
     let after = guard.valid_until();
     assert!(before <= after && after <= acquired + secs(30), "{:?}", after - before);
     site.all()[..2].iter().for_each(Server::resume);
+}
+
+/// What it stood on there is gone, though the others have it for longer than the rest.
+#[tokio::test]
+async fn a_deadline_that_rests_on_a_lost_vote_moves_back() {
+    let site = Site::servers(3);
+    let (proxies, builder) = site.proxied();
+    let manager = builder.node_timeout(millis(500)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    site.fills("k").await;
+    proxies[2].cut();
+    proxies[2].swallow_requests();
+    let first = guard.valid_until();
+    guard.extend(secs(900)).await.unwrap();
+    assert!(guard.valid_until() > first, "two servers have it for longer");
+    proxies[2].heal();
+    site.all()[0].del("k");
+    // Too short to move the deadline forward anywhere.
+    eventually("the first server's vote is lost", async || {
+        guard.extend(secs(1)).await.unwrap();
+        guard.valid_until() <= first
+    })
+    .await;
+    assert!(guard.is_valid(), "two servers have it for as long");
 }

@@ -1,13 +1,17 @@
 //! Learning that a lock is lost, in time and for good.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
+use futures_util::future::join;
 use redlatch::{Error, LossReason};
 use tokio::time::Instant;
 
-use crate::support::{Server, Site, eventually, everywhere, millis, on_servers, secs, within};
+use crate::support::{
+    Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+};
 
 everywhere!(
     a_held_lock_is_not_lost,
@@ -27,6 +31,7 @@ on_servers!(
     a_lock_is_lost_by_its_deadline_while_the_servers_are_silent,
     a_lock_is_lost_by_its_deadline_while_the_servers_are_down,
     a_lock_is_lost_by_its_deadline_even_if_the_key_lives_on,
+    an_answer_after_the_loss_does_not_revive_the_lock,
 );
 
 async fn a_held_lock_is_not_lost(site: Site) {
@@ -91,8 +96,9 @@ async fn while_held_drops_the_work_on_loss(site: Site) {
         let _held = held;
         std::future::pending::<()>().await;
     };
-    let error = within(guard.while_held(work)).await.unwrap_err();
-    assert!(dropped.upgrade().is_none(), "the work is gone");
+    let mut working = pin!(guard.while_held(work));
+    let error = within(&mut working).await.unwrap_err();
+    assert!(dropped.upgrade().is_none(), "the work is gone, though its future is not");
     let Error::Lost { key, reason: LossReason::Expired, .. } = &error else {
         panic!("{error:?}");
     };
@@ -146,6 +152,22 @@ async fn a_lock_is_lost_by_its_deadline_even_if_the_key_lives_on(site: Site) {
     }
     assert_eq!(within(guard.lost()).await, LossReason::Expired);
     assert!(!guard.is_valid());
+}
+
+async fn an_answer_after_the_loss_does_not_revive_the_lock(site: Site) {
+    site.learns_the_scripts().await;
+    let (proxies, builder) = site.proxied();
+    let guard = builder.build().unwrap().lock("k").ttl(secs(2)).await.unwrap();
+    proxies.iter().for_each(Proxy::hold_replies);
+    let answer_late = async {
+        eventually("every server has extended it", async || site.live_longer("k", secs(300))).await;
+        assert_eq!(within(guard.lost()).await, LossReason::Expired);
+        proxies.iter().for_each(Proxy::heal);
+    };
+    let (extended, ()) = within(join(guard.extend(secs(600)), answer_late)).await;
+    extended.unwrap_err();
+    assert!(!guard.is_valid() && guard.remaining().is_zero());
+    assert_eq!(guard.lost().now_or_never(), Some(LossReason::Expired));
 }
 
 #[tokio::test]

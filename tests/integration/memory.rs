@@ -37,6 +37,7 @@ paused!(
     remaining_runs_down_to_zero,
     lost_resolves_at_the_end_of_the_validity,
     lost_follows_an_extend,
+    a_refused_extend_wakes_those_who_wait_for_the_loss_at_once,
     work_is_dropped_at_the_end_of_the_validity,
     work_done_in_time_is_returned,
     a_watchdog_keeps_a_lock_for_a_day,
@@ -155,6 +156,26 @@ async fn lost_follows_an_extend(site: Site) {
     assert!(at >= until && at - until <= SLACK, "{:?}", at - until);
 }
 
+async fn a_refused_extend_wakes_those_who_wait_for_the_loss_at_once(site: Site) {
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    let refuse = async {
+        sleep(millis(1)).await;
+        site.delete("k", guard.owner_token()).await;
+        guard.extend(secs(600)).await.unwrap_err();
+        Instant::now()
+    };
+    let lost = async { (guard.lost().await, Instant::now()) };
+    let work = async { (guard.while_held(sleep(secs(600))).await, Instant::now()) };
+    let warning = async {
+        guard.warn_before(secs(1)).await;
+        Instant::now()
+    };
+    let (refused, (reason, lost), (work, ended), warned) =
+        tokio::join!(refuse, lost, work, warning);
+    assert!(reason == LossReason::Taken && work.unwrap_err().is_lost());
+    assert_eq!((lost, ended, warned), (refused, refused, refused));
+}
+
 async fn work_is_dropped_at_the_end_of_the_validity(site: Site) {
     let guard = site.manager().lock("k").ttl(secs(10)).await.unwrap();
     let steps = AtomicU32::new(0);
@@ -180,7 +201,7 @@ async fn work_done_in_time_is_returned(site: Site) {
 }
 
 async fn a_watchdog_keeps_a_lock_for_a_day(site: Site) {
-    let guard = site.manager().lock("k").auto_renew().await.unwrap();
+    let guard = site.manager().lock("k").ttl(secs(30)).auto_renew().await.unwrap();
     let token = guard.fencing_token();
     let day = sleep(secs(86_400));
     guard.while_held(day).await.unwrap();

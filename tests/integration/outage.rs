@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::support::{Server, Site, chain, eventually, millis, on_servers, secs, within};
 
 on_servers!(
+    what_was_never_sent_needs_no_release,
     acquire_says_unavailable_while_the_servers_are_silent,
     acquire_says_unavailable_while_the_servers_are_down,
     a_manager_works_again_once_its_servers_speak_again,
@@ -399,4 +400,15 @@ fn break_connections(site: &Site) {
 
 fn command(site: &Site, args: &[&str]) {
     site.all().iter().for_each(|server| drop(server.command(args)));
+}
+
+/// It was taken back from a connection that had ended before, and no other could be made.
+async fn what_was_never_sent_needs_no_release(site: Site) {
+    let manager = site.builder().release_timeout(millis(300)).build().unwrap();
+    assert!(manager.ping().await.iter().all(|node| node.round_trip().is_ok()));
+    site.all().iter().for_each(Server::kill);
+    // The connections learn of their ends as soon as the runtime looks.
+    tokio::time::sleep(millis(20)).await;
+    assert!(within(manager.lock("k").try_acquire()).await.unwrap_err().is_unavailable());
+    assert_eq!(within(manager.close()).await, 0);
 }

@@ -1,8 +1,11 @@
 //! Ending a lock: by release, by forgetting it.
 
+use futures_util::future::join3;
 use redlatch::Error;
 
-use crate::support::{Server, Site, eventually, everywhere, millis, on_servers, secs, within};
+use crate::support::{
+    Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+};
 
 everywhere!(
     release_frees_the_lock,
@@ -22,6 +25,7 @@ on_servers!(
     release_survives_flushed_scripts,
     release_reaches_a_server_that_was_away_for_a_while,
     release_of_restarted_servers_is_not_held,
+    release_asks_again_where_refusals_overlapped,
 );
 
 async fn release_frees_the_lock(site: Site) {
@@ -170,4 +174,27 @@ async fn release_is_not_held_when_a_majority_had_lost_the_key() {
     let error = guard.release().await.unwrap_err();
     assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
     site.empties("k").await;
+}
+
+/// Of commands under way at the same time nobody knows which was carried out last: one whose script was unknown
+/// goes again, behind the others.
+async fn release_asks_again_where_refusals_overlapped(site: Site) {
+    site.learns_the_scripts().await;
+    let (proxies, builder) = site.proxied();
+    let guard = builder.build().unwrap().lock("k").await.unwrap();
+    site.fills("k").await;
+    site.delete("k", guard.owner_token()).await;
+    proxies.iter().for_each(Proxy::hold_replies);
+    site.all().iter().for_each(Server::reset_calls);
+    let are_asked = |times| site.all().iter().all(|server| server.scripts() >= times);
+    let answer_both = async {
+        eventually("the extends are under way", async || are_asked(2)).await;
+        proxies.iter().for_each(Proxy::heal);
+    };
+    let extend = || guard.try_extend(secs(700));
+    let (one, other, ()) = within(join3(extend(), extend(), answer_both)).await;
+    assert!(one.unwrap_err().is_not_held() && other.unwrap_err().is_not_held());
+    site.all().iter().for_each(Server::reset_calls);
+    assert!(guard.release().await.unwrap_err().is_not_held());
+    eventually("the release is asked", async || are_asked(1)).await;
 }

@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::join;
 use redlatch::{LockManager, Node, Retry, deadpool_redis};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::support::{Server, Site, eventually, everywhere, millis, on_servers, secs, within};
+use crate::support::{
+    BOUND, Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+};
 
 everywhere!(
     waiters_of_one_manager_are_served_in_the_order_of_arrival,
@@ -30,6 +33,7 @@ on_servers!(
     a_pool_with_notices_hears_them,
     the_push_connection_closes_when_idle,
     waiting_survives_a_restart_of_the_servers,
+    a_look_that_hangs_ends_with_the_wait_timeout,
 );
 
 /// A retry delay that no test waits for: only a notice can be faster.
@@ -323,6 +327,24 @@ async fn waiting_survives_a_restart_of_the_servers(site: Site) {
     eventually("it listens", async || subscribers(&site) == site.all().len()).await;
     site.all().iter().for_each(Server::restart);
     let _guard = within(waiter).await.unwrap().unwrap();
+}
+
+async fn a_look_that_hangs_ends_with_the_wait_timeout(site: Site) {
+    let _held = site.manager().lock("k").await.unwrap();
+    let (proxies, builder) = site.proxied();
+    let manager = builder.node_timeout(BOUND * 2).build().unwrap();
+    let often = Retry::jittered(millis(5), millis(5)).max_retries(u32::MAX);
+    site.all().iter().for_each(Server::reset_calls);
+    let request = manager.lock("k").retry(often).wait_timeout(secs(3));
+    let hang = async {
+        eventually("it has looked again", async || {
+            site.all().iter().map(Server::scripts).sum::<u64>() > 2 * site.all().len() as u64
+        })
+        .await;
+        proxies.iter().for_each(Proxy::swallow_requests);
+    };
+    let (acquired, ()) = within(join(request.acquire(), hang)).await;
+    assert!(acquired.unwrap_err().is_timeout());
 }
 
 #[tokio::test]

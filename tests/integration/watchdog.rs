@@ -1,11 +1,13 @@
 //! Auto-renewal: keeps a lock alive, reports, and ends with the lock.
 
-use redlatch::{LockManager, LossReason};
+use std::time::Duration;
+
+use redlatch::{ClockDrift, LockManager, LossReason};
 use tokio::time::Instant;
 
 use crate::support::{
-    Events, Monitor, Seen, Server, Site, Trace, eventually, everywhere, millis, on_servers, secs,
-    within,
+    BOUND, Events, Monitor, Proxy, Seen, Server, Site, Trace, eventually, everywhere, millis,
+    on_servers, secs, within,
 };
 
 everywhere!(
@@ -30,6 +32,8 @@ on_servers!(
     a_dropped_lock_is_not_put_back_by_a_renewal,
     renewal_survives_a_broken_connection,
     renewal_survives_flushed_scripts,
+    a_renewal_counts_from_before_it_was_sent,
+    a_loss_is_told_at_the_deadline_while_the_nodes_may_still_answer,
 );
 
 async fn a_renewed_lock_outlives_its_ttl(site: Site) {
@@ -291,6 +295,58 @@ async fn renewal_survives_flushed_scripts(site: Site) {
     }
     events.more_renewals(5).await;
     assert!(guard.is_valid() && events.losses().is_empty());
+}
+
+/// However long its answer takes.
+async fn a_renewal_counts_from_before_it_was_sent(site: Site) {
+    let (events, (proxies, builder)) = (Events::default(), site.proxied());
+    let manager = builder.clock_drift(ClockDrift::new(0.0, Duration::ZERO)).build().unwrap();
+    let request = manager.lock("k").ttl(secs(600)).on_renewal(events.listener());
+    let _guard = request.auto_renew_every(millis(50)).await.unwrap();
+    events.more_renewals(1).await;
+    proxies.iter().for_each(Proxy::hold_replies);
+    let scripts: Vec<_> = site.all().iter().map(Server::scripts).collect();
+    eventually("every server has renewed it", async || {
+        site.all().iter().zip(&scripts).all(|(server, before)| server.scripts() > *before)
+    })
+    .await;
+    let (asked, told) = (Instant::now(), events.renewals());
+    tokio::time::sleep(millis(300)).await;
+    proxies.iter().for_each(Proxy::heal);
+    events.more_renewals(1).await;
+    let Seen::Renewed { valid_until, .. } = events.all()[told] else { panic!("{events:?}") };
+    assert!(valid_until <= asked + secs(600), "{:?}", valid_until - asked);
+}
+
+/// The deadline does not wait for a node, however long that may take; nor is anything told after the loss.
+async fn a_loss_is_told_at_the_deadline_while_the_nodes_may_still_answer(site: Site) {
+    let events = Events::default();
+    let manager = site.builder().node_timeout(BOUND * 2).build().unwrap();
+    let request = manager.lock("k").ttl(secs(1)).on_renewal(events.listener());
+    let guard = request.auto_renew_every(millis(100)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    eventually("the loss is told", async || !events.losses().is_empty()).await;
+    assert!(Instant::now() >= guard.valid_until() && !guard.is_valid());
+    let told = events.all().len();
+    site.all().iter().for_each(Server::resume);
+    ticking(&manager).await.1.more_renewals(3).await;
+    assert_eq!(events.all().len(), told, "{events:?}");
+    assert_eq!(events.losses(), [LossReason::Expired]);
+}
+
+/// Nor do its renewals, unanswered there, use up what may be under way.
+#[tokio::test]
+async fn a_node_that_may_still_answer_does_not_hinder_renewal() {
+    let (site, events) = (Site::servers(3), Events::default());
+    let manager = site.builder().node_timeout(BOUND * 2).build().unwrap();
+    let request = manager.lock("k").ttl(secs(600)).on_renewal(events.listener());
+    let guard = request.auto_renew_every(millis(20)).await.unwrap();
+    site.all()[0].pause();
+    events.more_renewals(20).await;
+    assert!(guard.is_valid() && events.failures() == 0, "{events:?}");
+    site.all()[0].resume();
+    guard.release().await.unwrap();
+    site.empties("k").await;
 }
 
 #[tokio::test]
