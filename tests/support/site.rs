@@ -93,7 +93,8 @@ impl Site {
     /// Holds this thread, and all that runs on it, until another owner has had `key`.
     pub(crate) fn blocks_until_anothers_turn(&self, key: &str) {
         let turn = async {
-            let request = self.manager().lock(key);
+            // Its runtime ends once a majority has released it: what a slow server still has, the TTL ends.
+            let request = self.manager().lock(key).ttl(Duration::from_secs(5));
             within(request.acquire()).await.expect("it ends some time").release().await
         };
         let runtime = || Builder::new_current_thread().enable_all().build();
