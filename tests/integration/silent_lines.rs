@@ -210,7 +210,9 @@ async fn many_calls_at_once_replace_a_forgotten_connection_once(site: Site) {
         within(tried).await.unwrap().unwrap().release().await.unwrap();
     }
     site.empties().await;
-    assert_eq!(site.connections(), connections + site.proxies.len());
+    let replaced = connections + site.proxies.len();
+    // Nobody waits for the slowest of three servers.
+    eventually("each is replaced, and once", async || site.connections() == replaced).await;
 }
 
 async fn a_silent_server_is_unavailable_after_an_idle_time(site: Site) {
