@@ -37,7 +37,8 @@ impl Site {
     }
 
     /// An idle time goes by, in which all connections are forgotten.
-    async fn is_forgotten(&self) {
+    async fn is_forgotten(&self, manager: &LockManager) {
+        comes_to_rest(manager).await;
         self.proxies.iter().for_each(Proxy::forget);
         let_pass(IDLE).await;
     }
@@ -60,6 +61,12 @@ impl Site {
         })
         .await;
     }
+}
+
+/// Waits until the slowest server has answered too, or will not: what it says after the idle time would make its
+/// line look alive, and a proof of life that the idle time cuts short fails.
+async fn comes_to_rest(manager: &LockManager) {
+    let _answers = manager.ping().await;
 }
 
 /// Waits until all connections stand and all servers know the scripts.
@@ -108,7 +115,7 @@ behind_proxies!(
 async fn a_lock_tried_for_now_and_then_is_taken_each_time(site: Site) {
     let manager = site.manager().await;
     for _ in 0..3 {
-        site.is_forgotten().await;
+        site.is_forgotten(&manager).await;
         let guard = within(manager.lock("k").ttl(secs(3600)).try_acquire()).await.unwrap();
         within(guard.release()).await.unwrap();
         site.empties().await;
@@ -117,7 +124,7 @@ async fn a_lock_tried_for_now_and_then_is_taken_each_time(site: Site) {
 
 async fn acquire_needs_one_attempt_after_an_idle_time(site: Site) {
     let manager = site.manager().await;
-    site.is_forgotten().await;
+    site.is_forgotten(&manager).await;
     let retry = redlatch::Retry::never();
     within(manager.lock("k").retry(retry).acquire()).await.unwrap().release().await.unwrap();
 }
@@ -126,7 +133,7 @@ async fn an_extend_works_after_an_idle_time(site: Site) {
     let manager = site.manager().await;
     let guard = manager.lock("k").ttl(secs(3600)).await.unwrap();
     site.all_have_it().await;
-    site.is_forgotten().await;
+    site.is_forgotten(&manager).await;
     within(guard.try_extend(secs(7200))).await.unwrap();
     eventually("all have it extended", async || {
         site.servers.iter().all(|server| server.pttl("k") > Some(secs(7000)))
@@ -140,7 +147,7 @@ async fn a_release_works_after_an_idle_time(site: Site) {
     let manager = site.builder().node_timeout(secs(10)).release_timeout(secs(20)).build().unwrap();
     connected(&manager).await;
     let guard = manager.lock("k").ttl(secs(3600)).await.unwrap();
-    site.is_forgotten().await;
+    site.is_forgotten(&manager).await;
     within(guard.release()).await.unwrap();
     site.empties().await;
 }
@@ -148,7 +155,7 @@ async fn a_release_works_after_an_idle_time(site: Site) {
 async fn a_drop_works_after_an_idle_time(site: Site) {
     let manager = site.manager().await;
     let guard = manager.lock("k").ttl(secs(3600)).await.unwrap();
-    site.is_forgotten().await;
+    site.is_forgotten(&manager).await;
     drop(guard);
     site.empties().await;
 }
@@ -183,7 +190,8 @@ async fn what_was_under_way_on_a_forgotten_connection_is_undone(site: Site) {
         }
     })
     .await;
-    site.is_forgotten().await;
+    site.proxies.iter().for_each(Proxy::forget);
+    let_pass(IDLE).await;
     site.proxies.iter().for_each(Proxy::heal);
     site.empties().await;
     within(manager.lock("k").acquire()).await.unwrap().release().await.unwrap();
@@ -193,6 +201,7 @@ async fn a_connection_that_answers_is_kept(site: Site) {
     let manager = site.manager().await;
     let connections = site.connections();
     for _ in 0..3 {
+        comes_to_rest(&manager).await;
         let_pass(IDLE).await;
         within(manager.lock("k").try_acquire()).await.unwrap().release().await.unwrap();
     }
@@ -202,7 +211,7 @@ async fn a_connection_that_answers_is_kept(site: Site) {
 async fn many_calls_at_once_replace_a_forgotten_connection_once(site: Site) {
     let manager = site.manager().await;
     let connections = site.connections();
-    site.is_forgotten().await;
+    site.is_forgotten(&manager).await;
     let tries: Vec<_> = (0..50)
         .map(|n| tokio::spawn(manager.lock(format!("k{n}")).ttl(secs(600)).try_acquire()))
         .collect();
@@ -218,6 +227,7 @@ async fn many_calls_at_once_replace_a_forgotten_connection_once(site: Site) {
 async fn a_silent_server_is_unavailable_after_an_idle_time(site: Site) {
     let manager = site.builder().node_timeout(millis(200)).build().unwrap();
     connected(&manager).await;
+    comes_to_rest(&manager).await;
     let_pass(IDLE).await;
     let connections = site.connections();
     site.servers.iter().for_each(Server::pause);
@@ -247,7 +257,7 @@ async fn assert_replaced_within(node_timeout: Duration, distance: Duration) {
     site.proxies[0].delay_replies(distance);
     let mut taken = 0;
     for _ in 0..200 {
-        site.is_forgotten().await;
+        site.is_forgotten(&manager).await;
         let tried = within(manager.lock("k").ttl(secs(3600)).try_acquire()).await;
         taken += usize::from(tried.is_ok());
         drop(tried);
@@ -265,6 +275,7 @@ async fn a_slow_server_keeps_its_connection() {
     let site = Site::of(1);
     let manager = site.builder().node_timeout(secs(20)).build().unwrap();
     connected(&manager).await;
+    comes_to_rest(&manager).await;
     site.proxies[0].delay_replies(millis(1500));
     let_pass(IDLE).await;
     let guard = within(manager.lock("k").ttl(secs(3600)).try_acquire()).await.unwrap();
