@@ -398,3 +398,129 @@ const MOST_BATCHES: usize = 8;
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const SMALLEST_SWEEP: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+    use crate::{LockGuard, LockManager, Node, offer::Renewal};
+
+    /// A schedule of its own for the locks of a manager, which renews none of them itself.
+    struct Scene {
+        nodes: [Node; 3],
+        manager: LockManager,
+        schedule: Schedule,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let nodes = [(); 3].map(|()| Node::in_memory());
+            let manager = LockManager::quorum(nodes.clone()).build().unwrap();
+            let schedule = Schedule::new(manager.keeper().ledger.clone());
+            Self { nodes, manager, schedule }
+        }
+
+        /// Takes a lock that is due to be renewed at once.
+        async fn watch(&mut self, key: &str) -> LockGuard {
+            let guard = self.manager.lock(key).ttl(TTL).await.unwrap();
+            let mut renewal = Renewal::new();
+            renewal.every = Some(INTERVAL);
+            guard.claim().renew_by(renewal);
+            self.schedule.watch(guard.claim());
+            guard
+        }
+
+        /// The next batch, unless there is none for long.
+        async fn next(&mut self) -> Option<Job> {
+            timeout(LONG, self.schedule.next()).await.ok()
+        }
+
+        fn on(&self, node: usize) -> LockManager {
+            LockManager::single(self.nodes[node].clone()).build().unwrap()
+        }
+    }
+
+    /// How many of the locks have moved their deadlines since.
+    fn renewed(guards: &[LockGuard], since: &[Instant]) -> usize {
+        guards.iter().zip(since).filter(|(guard, since)| guard.valid_until() > **since).count()
+    }
+
+    fn deadlines(guards: &[LockGuard]) -> Vec<Instant> {
+        guards.iter().map(LockGuard::valid_until).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_batches_are_under_way_than_leave_room_for_acquires() {
+        let (mut scene, mut guards, mut under_way) = (Scene::new(), Vec::new(), Vec::new());
+        for n in 0..MOST_BATCHES {
+            guards.push(scene.watch(&n.to_string()).await);
+            under_way.push(scene.next().await.expect("room"));
+        }
+        let last = scene.watch("one more").await;
+        let valid_until = last.valid_until();
+        assert!(scene.next().await.is_none(), "no room");
+        under_way.pop().unwrap().await;
+        scene.next().await.expect("room for one").await;
+        assert!(last.valid_until() > valid_until, "it is the one that had no room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_soon_goes_along_and_what_is_due_later_does_not() {
+        let (mut scene, mut guards, start) = (Scene::new(), Vec::new(), clock::now());
+        for (key, apart) in [("first", 0), ("soon", 15), ("later", 10)] {
+            advance(Duration::from_millis(apart)).await;
+            guards.push(scene.watch(key).await);
+        }
+        let batch = scene.schedule.take_due(start + INTERVAL).unwrap();
+        let keys: Vec<_> = batch.iter().map(|item| item.claim.key()).collect();
+        assert_eq!(keys, ["first", "soon"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_of_so_many_locks_and_the_next_has_the_rest() {
+        let (mut scene, mut guards) = (Scene::new(), Vec::new());
+        for n in 0..=LARGEST_BATCH {
+            guards.push(scene.watch(&n.to_string()).await);
+        }
+        let since = deadlines(&guards);
+        advance(INTERVAL).await;
+        let (first, second) = (scene.next().await.unwrap(), scene.next().await.unwrap());
+        first.await;
+        assert_eq!(renewed(&guards, &since), LARGEST_BATCH);
+        second.await;
+        assert_eq!(renewed(&guards, &since), LARGEST_BATCH + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn locks_that_are_gone_are_swept_out_now_and_then() {
+        let (mut scene, mut guards) = (Scene::new(), Vec::new());
+        let (mut sweeps, mut next_sweep) = (0, scene.schedule.next_sweep);
+        for n in 0..500 {
+            guards.push(scene.watch(&n.to_string()).await);
+            sweeps += usize::from(scene.schedule.next_sweep != next_sweep);
+            next_sweep = scene.schedule.next_sweep;
+        }
+        assert!((2..10).contains(&sweeps), "{sweeps} sweeps");
+        for n in 500..2_000 {
+            drop(scene.watch(&n.to_string()).await);
+        }
+        assert!(scene.schedule.due.len() <= 2 * 2 * guards.len() + 2, "they are left there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_a_minority_has_lost_is_put_back() {
+        let mut scene = Scene::new();
+        let guard = scene.watch("k").await;
+        let thief = scene.on(0);
+        let request = thief.lock("k").owner(guard.owner_token().clone());
+        request.acquire_or_extend().await.unwrap().release().await.unwrap();
+        assert!(!thief.inspect("k").await.unwrap().is_held());
+        scene.next().await.unwrap().await;
+        assert!(thief.inspect("k").await.unwrap().is_held());
+    }
+
+    const INTERVAL: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(10);
+    const TTL: Duration = Duration::from_secs(3600);
+}
