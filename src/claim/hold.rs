@@ -77,3 +77,68 @@ impl Held {
 
 /// Which part of the TTL is left at the alarm.
 const ALARM: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drift() -> ClockDrift {
+        ClockDrift::new(0.0, SECOND)
+    }
+
+    /// A lock of ten seconds, and since when it is held.
+    fn held() -> (Held, Instant) {
+        let now = Instant::now();
+        (Held::new(7, 10 * SECOND, now, drift().deadline(now, 10 * SECOND)), now)
+    }
+
+    #[test]
+    fn an_extension_that_gains_nothing_is_not_made() {
+        let (held, since) = held();
+        assert!(held.last_extension(since, 10 * SECOND, drift()).is_none());
+        assert!(held.last_extension(since + SECOND, 11 * SECOND, drift()).is_some());
+    }
+
+    #[test]
+    fn a_lock_that_is_not_renewed_any_more_is_not_extended() {
+        let (mut held, since) = held();
+        assert!(held.last_extension(since + SECOND, 60 * SECOND, drift()).is_some());
+        held.is_stopped = true;
+        assert!(held.last_extension(since + SECOND, 60 * SECOND, drift()).is_none());
+    }
+
+    #[test]
+    fn an_extension_to_the_very_end_of_the_longest_hold_is_the_last() {
+        let (held, since) = held();
+        let last =
+            |now| held.last_extension(now, 20 * SECOND, drift()).map(|it| (it.ttl, it.is_last));
+        assert_eq!(last(since + 9 * SECOND), Some((10 * SECOND, false)));
+        assert_eq!(last(since + 10 * SECOND), Some((10 * SECOND, true)));
+        assert_eq!(last(since + 12 * SECOND), Some((8 * SECOND, true)));
+    }
+
+    #[test]
+    fn the_alarm_is_a_tenth_of_the_ttl_before_the_deadline() {
+        let (held, since) = held();
+        assert_eq!(held.alarm(), since + 8 * SECOND);
+    }
+
+    #[test]
+    fn a_lock_is_lost_at_its_deadline_and_for_ever() {
+        let (mut held, since) = held();
+        assert_eq!(held.judge(since + 9 * SECOND - Duration::from_nanos(1)), None);
+        assert_eq!(held.judge(since + 9 * SECOND), Some(LossReason::Expired));
+        assert_eq!(held.judge(since), Some(LossReason::Expired));
+    }
+
+    #[test]
+    fn a_loss_is_told_once_and_a_lock_that_is_held_is_none() {
+        let (mut held, since) = held();
+        assert_eq!(held.take_untold_loss(since), None);
+        held.lose(LossReason::Taken);
+        assert_eq!(held.take_untold_loss(since), Some(LossReason::Taken));
+        assert_eq!(held.take_untold_loss(since), None);
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+}

@@ -76,3 +76,71 @@ impl Vote {
 const MOST_PUZZLES: u32 = 3;
 /// How often one lock is put back on one node: enough for restarts.
 const MOST_HEALS: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn taken() -> Answer {
+        Answer::Refused { expires_in: None, holder: "another".to_owned() }
+    }
+
+    #[test]
+    fn a_key_that_is_gone_is_put_back_and_one_of_anothers_is_not() {
+        let mut vote = Vote::default();
+        assert!(!vote.heal(), "nothing was refused");
+        vote.refuse(&taken());
+        assert!(!vote.heal(), "it is another's");
+        vote.refuse(&Answer::Gone);
+        assert!(vote.heal());
+        assert!(!vote.heal(), "it is on its way");
+    }
+
+    #[test]
+    fn a_key_that_goes_again_and_again_is_given_up() {
+        let mut vote = Vote::default();
+        let mut heals = 0;
+        vote.refuse(&Answer::Gone);
+        while vote.heal() {
+            heals += 1;
+            vote.healed();
+            vote.refuse(&Answer::Gone);
+            assert!(heals <= MOST_HEALS);
+        }
+        assert_eq!(heals, MOST_HEALS);
+    }
+
+    #[test]
+    fn a_refusal_takes_the_grant_back_until_there_is_another() {
+        let (mut vote, now) = (Vote::default(), Instant::now());
+        vote.grant(7, now);
+        vote.refuse(&Answer::Gone);
+        assert!(vote.is_refusal() && vote.until.is_none() && vote.token.is_none());
+        vote.grant(8, now);
+        assert!(!vote.is_refusal() && vote.until == Some(now) && vote.token == Some(8));
+    }
+
+    #[test]
+    fn an_earlier_grant_does_not_shorten_a_later_one() {
+        let (mut vote, now) = (Vote::default(), Instant::now());
+        let later = now + Duration::from_secs(1);
+        vote.grant(7, later);
+        vote.grant(7, now);
+        assert_eq!(vote.until, Some(later));
+    }
+
+    #[test]
+    fn a_puzzle_is_looked_at_again_unless_it_is_known_to_be_anothers_or_lasts() {
+        let mut vote = Vote::default();
+        vote.grant(7, Instant::now());
+        assert!(!vote.may_be_ours(8), "it is known to be another's");
+        let mut vote = Vote::default();
+        vote.grant(7, Instant::now());
+        let looks = (0..10).filter(|_| vote.may_be_ours(7)).count();
+        assert_eq!(looks, 3);
+        let mut unknown = Vote::default();
+        assert!(unknown.may_be_ours(7));
+    }
+}

@@ -124,3 +124,206 @@ impl Claim {
         is_answer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc, time::Duration};
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::{
+        LockManager, Node, key::Key, ledger::Ledger, node::Trail, offer::Offer, token::OwnerToken,
+        validity::ClockDrift,
+    };
+
+    /// Three nodes in memory.
+    fn ledger() -> Arc<Ledger> {
+        let manager = LockManager::quorum([(); 3].map(|()| Node::in_memory())).build().unwrap();
+        manager.keeper().ledger.clone()
+    }
+
+    fn claim(undo: Undo) -> Claim {
+        let key = Key::new("", "k".to_owned()).unwrap();
+        let trail = Trail::new(Arc::new(key), OwnerToken::random(), 3);
+        let drift = ClockDrift::new(0.0, SECOND);
+        Claim::new(1, trail, drift, Offer { undo, renewal: None })
+    }
+
+    async fn ask(ledger: &Ledger, claim: &Claim, node: usize) {
+        let acquire = Command::Acquire { ttl: TTL, proposal: 7 };
+        let answer = ledger.links[node].ask(&claim.trail, acquire).await.unwrap();
+        claim.note(node, clock::now(), TTL, &answer);
+    }
+
+    /// A claim for which two of the nodes have voted.
+    async fn granted(ledger: &Ledger, undo: Undo) -> Claim {
+        let claim = claim(undo);
+        ask(ledger, &claim, 0).await;
+        ask(ledger, &claim, 1).await;
+        claim
+    }
+
+    /// The same, held.
+    async fn held(ledger: &Ledger, undo: Undo) -> Claim {
+        let claim = granted(ledger, undo).await;
+        assert!(claim.hold(7, TTL, Span::none()));
+        claim
+    }
+
+    /// With which fencing token a node is told that the lock was held, with which counters it is known there, and for
+    /// how long it is kept.
+    fn told(claim: &Claim, node: usize) -> (Option<u64>, Option<(u64, u64)>, Option<Duration>) {
+        let Command::Release { held, tokens, keep } = claim.release_command(node) else {
+            panic!("a release");
+        };
+        (held, tokens, keep)
+    }
+
+    fn silence() -> Result<Answer, NodeError> {
+        Err(NodeError::silence(&"a:1".into(), io::Error::other("no answer")))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_released_where_it_was_asked_for_and_not_refused() {
+        let ledger = ledger();
+        ask(&ledger, &claim(Undo::Everything), 1).await;
+        let claim = granted(&ledger, Undo::Everything).await;
+        assert!(claim.to_release().is_empty(), "not before it is withdrawn");
+        claim.withdraw();
+        assert_eq!(claim.to_release(), [0], "the second has refused, the third was not asked");
+        assert_eq!(told(&claim, 0), (None, None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_is_another_guards_is_released_everywhere_once_it_is_held() {
+        let ledger = ledger();
+        let adopting = granted(&ledger, Undo::Nothing).await;
+        adopting.withdraw();
+        assert!(adopting.to_release().is_empty());
+        let adopted = held(&self::ledger(), Undo::Nothing).await;
+        adopted.withdraw();
+        assert_eq!(adopted.to_release(), [0, 1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_withdrawn_once() {
+        let claim = held(&ledger(), Undo::Everything).await;
+        claim.withdraw();
+        assert!(claim.note_release(0, Ok(Answer::Deleted)));
+        claim.withdraw();
+        assert_eq!(claim.to_release(), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_known_by_the_counters_that_it_has_had() {
+        let claim = held(&ledger(), Undo::GrantedSince(7)).await;
+        assert_eq!(told(&claim, 0).1, Some((7, 7)));
+        claim.raising(0, 9);
+        assert_eq!(told(&claim, 0).1, Some((7, 9)));
+        claim.note_counter(1, 5);
+        assert_eq!(told(&claim, 1).1, Some((5, 7)));
+        claim.note_counter(1, 8);
+        assert_eq!(told(&claim, 1).1, Some((7, 8)));
+        assert_eq!(told(&claim, 1).0, Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_grant_lies_between_its_proposal_and_the_next_claims() {
+        let claim = claim(Undo::GrantedSince(7));
+        let before = clock::proposal();
+        assert_eq!(claim.spare_from(u64::MAX), [0; 0], "nothing is undone yet");
+        claim.withdraw();
+        let (from, to) = told(&claim, 0).1.unwrap();
+        assert!(from == 7 && (before..clock::proposal()).contains(&to));
+        claim.spare_from(100);
+        claim.spare_from(200);
+        assert_eq!(told(&claim, 0).1, Some((7, 99)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proposal_ahead_of_our_clock_is_its_own_bound() {
+        let ahead = clock::proposal() + 1_000_000_000_000;
+        let claim = claim(Undo::GrantedSince(ahead));
+        claim.withdraw();
+        assert_eq!(told(&claim, 0).1, Some((ahead, ahead)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_was_taken_over_is_any_while_it_is_valid_and_none_that_is_newer_later() {
+        let never = claim(Undo::Nothing);
+        assert_eq!(told(&never, 2).1, None);
+        let claim = held(&ledger(), Undo::Nothing).await;
+        assert_eq!(told(&claim, 2).1, Some((0, u64::MAX)));
+        advance(VALID).await;
+        assert_eq!(told(&claim, 2).1, Some((0, 7)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_kept_until_it_was_held_for_so_long() {
+        for (loss, is_kept) in
+            [(None, true), (Some(LossReason::Closed), true), (Some(LossReason::Taken), false)]
+        {
+            let claim = held(&ledger(), Undo::Everything).await;
+            claim.keep_for(5 * SECOND);
+            advance(SECOND).await;
+            claim.begin_hold(clock::now());
+            advance(SECOND).await;
+            loss.into_iter().for_each(|reason| claim.lose(reason));
+            assert!(!claim.is_kept(), "it is not released yet");
+            claim.withdraw();
+            assert_eq!(claim.is_kept(), is_kept, "{loss:?}");
+            assert_eq!(told(&claim, 0).2, is_kept.then_some(4 * SECOND), "{loss:?}");
+            advance(4 * SECOND).await;
+            assert!(!claim.is_kept());
+            assert_eq!(told(&claim, 0).2, None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_claim_does_not_ask_where_an_undo_has_failed() {
+        let claim = granted(&ledger(), Undo::GrantedSince(7)).await;
+        claim.withdraw();
+        assert_eq!(claim.spare_from(8), [0; 0]);
+        assert!(!claim.note_release(1, silence()), "no answer");
+        assert_eq!(claim.spare_from(8), [1]);
+        assert!(claim.note_release(1, Ok(Answer::Deleted)));
+        assert_eq!(claim.spare_from(8), [0; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_release_of_a_chosen_owner_finds_is_looked_at_again() {
+        let found = || Ok(Answer::Ours { token: 8, expires_in: TTL });
+        let claim = claim(Undo::GrantedSince(7));
+        claim.withdraw();
+        assert_eq!((0..9).filter(|_| !claim.note_release(0, found())).count(), 3);
+        let known = held(&ledger(), Undo::GrantedSince(7)).await;
+        known.withdraw();
+        assert!(known.note_release(0, found()), "it is another lock's");
+        let own = held(&ledger(), Undo::Everything).await;
+        own.withdraw();
+        assert!(own.note_release(0, found()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_owner_shows_what_a_silent_release_did_only_while_the_lock_is_valid() {
+        let another = || Ok(Answer::Refused { expires_in: None, holder: "8".to_owned() });
+        for (late, is_released) in [(Duration::ZERO, true), (VALID, false)] {
+            let claim = held(&ledger(), Undo::Everything).await;
+            claim.withdraw();
+            for node in [0, 1] {
+                assert!(!claim.note_release(node, silence()));
+            }
+            advance(late).await;
+            for node in [0, 1] {
+                assert!(claim.note_release(node, another()));
+            }
+            let verdict = claim.with_release(|release| release.verdict("k")).flatten();
+            assert_eq!(verdict.is_some_and(|verdict| verdict.is_ok()), is_released, "{late:?}");
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const TTL: Duration = Duration::from_secs(10);
+    const VALID: Duration = Duration::from_secs(9);
+}
