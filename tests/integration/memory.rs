@@ -59,6 +59,9 @@ paused!(
     contenders_take_turns_for_hours,
     a_lost_callback_comes_at_the_end_of_the_validity,
     a_dropped_lock_is_free_at_once,
+    a_set_that_waited_is_as_new_as_its_last_lock,
+    a_set_that_hardly_waited_is_not_extended,
+    a_set_that_loses_a_lock_again_and_again_gives_up,
 );
 
 async fn acquiring_takes_no_time(site: Site) {
@@ -440,6 +443,38 @@ async fn a_dropped_lock_is_free_at_once(site: Site) {
     assert_eq!(manager.close().await, 0);
     site.manager().lock("k").try_acquire().await.unwrap().forget();
     assert_eq!(Instant::now(), start);
+}
+
+async fn a_set_that_waited_is_as_new_as_its_last_lock(site: Site) {
+    site.manager().lock("b").ttl(secs(10)).await.unwrap().forget();
+    let set = site.manager().lock_all(["a", "b"]).ttl(secs(60)).await.unwrap();
+    assert!(set.remaining() > secs(59), "{:?}", set.remaining());
+}
+
+/// The first lock is as good as it was.
+async fn a_set_that_hardly_waited_is_not_extended(site: Site) {
+    site.manager().lock("b").ttl(secs(2)).await.unwrap().forget();
+    let set = site.manager().lock_all(["a", "b"]).ttl(secs(60)).await.unwrap();
+    assert!(set.remaining() < secs(58), "{:?}", set.remaining());
+}
+
+/// It begins anew three times.
+async fn a_set_that_loses_a_lock_again_and_again_gives_up(site: Site) {
+    let owner = OwnerToken::random();
+    let _other = site.manager().lock("b").ttl(secs(80_000)).await.unwrap();
+    let request = site.manager().lock_all(["a", "b"]).owner(owner.clone()).ttl(secs(30));
+    let (waiting, mut losses) = (tokio::spawn(request.acquire()), 0);
+    while !waiting.is_finished() {
+        sleep(secs(1)).await;
+        if site.holder("a").await.is_some() {
+            site.delete("a", &owner).await;
+            losses += 1;
+            assert!(losses < 10, "it goes on for ever");
+        }
+    }
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.is_not_held() && error.key() == Some("a"), "{error:?}");
+    assert_eq!(losses, 4);
 }
 
 #[tokio::test(start_paused = true)]
