@@ -156,6 +156,18 @@ async fn a_lock_that_ran_out_is_warned_of(site: Site) {
     assert!(cause.contains("its runtime may be blocked"), "{cause}");
 }
 
+/// Nothing went wrong.
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_held_as_long_as_it_may_be_is_lost_without_a_cause_in_memory() {
+    let (trace, events) = (Trace::start(), Events::default());
+    let request = renewed(Site::memory(3).manager().lock("k"), &events, secs(20));
+    let guard = request.ttl(secs(60)).max_hold(secs(60)).await.unwrap();
+    guard.lost().await;
+    eventually("its loss is told", async || !events.losses().is_empty()).await;
+    assert_loss_is_warned_of(&trace, &guard);
+    assert_eq!(losses(&trace)[0].fields.get("cause"), None);
+}
+
 async fn a_life_without_trouble_warns_of_nothing(site: Site) {
     let (trace, events) = (Trace::start(), Events::default());
     let guard = watched(&site, &events, millis(5)).await;
