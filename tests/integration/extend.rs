@@ -7,7 +7,7 @@ use redlatch::{ClockDrift, Error, LockManager};
 use tokio::time::Instant;
 
 use crate::support::{
-    Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+    Proxy, Server, Site, Trace, eventually, everywhere, millis, on_servers, secs, within,
 };
 
 everywhere!(
@@ -33,6 +33,8 @@ on_servers!(
     try_extend_tells_what_is_down,
     a_failed_extend_leaves_the_deadline_where_it_was,
     extend_gives_up_when_validity_ends,
+    extend_asks_servers_that_are_gone_more_and_more_rarely,
+    try_extend_that_nobody_answers_before_the_end_tells_of_the_outage,
     an_extend_that_is_answered_too_late_is_a_loss_and_no_outage,
     a_lock_once_lost_cannot_be_extended,
     extend_is_refused_by_restarted_servers,
@@ -224,6 +226,26 @@ async fn extend_gives_up_when_validity_ends(site: Site) {
     within(guard.extend(secs(600))).await.unwrap_err();
     assert!(!guard.is_valid());
     site.all().iter().for_each(Server::resume);
+}
+
+/// Pauses of 10, 20, 40, 80 and 160 ms and then of 250 ms, or longer ones, leave room for so many in two seconds.
+async fn extend_asks_servers_that_are_gone_more_and_more_rarely(site: Site) {
+    let trace = Trace::start();
+    let guard = site.manager().lock("k").ttl(secs(2)).await.unwrap();
+    site.all().iter().for_each(Server::kill);
+    within(guard.extend(secs(600))).await.unwrap_err();
+    let times = trace.text().matches("extend failed").count();
+    assert!((1..=13).contains(&times), "{times} times");
+}
+
+async fn try_extend_that_nobody_answers_before_the_end_tells_of_the_outage(site: Site) {
+    let manager = site.builder().node_timeout(secs(3)).build().unwrap();
+    let guard = manager.lock("k").ttl(secs(2)).await.unwrap();
+    site.all().iter().for_each(Server::pause);
+    let error = within(guard.try_extend(secs(600))).await.unwrap_err();
+    site.all().iter().for_each(Server::resume);
+    assert!(!guard.is_valid());
+    assert!(matches!(error, Error::Unavailable { reached: 0, .. }), "{error:?}");
 }
 
 async fn an_extend_that_is_answered_too_late_is_a_loss_and_no_outage(site: Site) {
