@@ -562,12 +562,29 @@ mod tests {
     async fn a_key_is_not_put_back_once_the_deadline_of_before_is_over() {
         let mut scene = Scene::of(3);
         let guard = scene.watch("k").await;
-        let batch = scene.next().await.unwrap();
+        let (batch, deadline) = (scene.next().await.unwrap(), guard.valid_until());
         guard.extend(2 * TTL).await.unwrap();
         scene.lose_at_first(&guard).await;
-        advance(TTL).await;
+        advance(deadline - Instant::now()).await;
         batch.await;
         assert!(guard.is_valid() && !scene.is_at_first(&guard).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_put_back_only_if_a_majority_has_confirmed_the_renewal() {
+        for (confirmed, is_put_back) in [(1, false), (2, true)] {
+            let scene = Scene::of(3);
+            let guard = scene.take("k", TTL, |_, _| {}).await;
+            scene.lose_at_first(&guard).await;
+            let ours = Answer::Ours { token: guard.fencing_token().get(), expires_in: TTL };
+            for (node, answer) in [(1, &ours), (2, &ours), (0, &Answer::Gone)] {
+                guard.claim().note(node, clock::now(), TTL, answer);
+            }
+            let (ledger, back) = (scene.schedule.ledger.clone(), scene.schedule.returns.0.clone());
+            let (items, round) = (vec![item(&guard, confirmed)], Round::new());
+            Batch { ledger, quorum: 2, items, open: 0, round, back }.heal().await;
+            assert_eq!(scene.is_at_first(&guard).await, is_put_back);
+        }
     }
 
     #[tokio::test(start_paused = true)]
