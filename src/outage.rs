@@ -121,4 +121,27 @@ mod tests {
         assert!(matches!(Health::of(3, 0, &errors(1, 2)), Health::Unfit));
         assert!(Health::of(3, 0, &errors(2, 1)).is_out());
     }
+
+    #[test]
+    fn only_an_outage_is_out_and_only_too_few_tell_nothing() {
+        let all = [(2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0)]
+            .map(|(reached, passing, lasting)| Health::of(3, reached, &errors(passing, lasting)));
+        assert_eq!(all.each_ref().map(Health::is_out), [false, true, false, false]);
+        assert_eq!(all.each_ref().map(Health::is_known), [true, true, true, false]);
+    }
+
+    #[test]
+    fn an_error_says_of_the_nodes_what_its_round_did() {
+        let unavailable = |reached, failed, unheard| {
+            let (key, nodes) = ("k".to_owned(), errors(failed, 0));
+            Health::from(&Error::Unavailable { key, needed: 2, reached, nodes, unheard })
+        };
+        let Health::Out(shortage) = unavailable(0, 2, 1) else { panic!("an outage") };
+        assert_eq!((shortage.needed, shortage.reached, shortage.unheard), (2, 0, 1));
+        assert!(!unavailable(1, 1, 1).is_known());
+        let (key, ttl) = ("k".to_owned(), std::time::Duration::from_secs(1));
+        let expired = Error::ValidityExpired { key, ttl, elapsed: ttl };
+        assert!(matches!(Health::from(&expired), Health::Answering));
+        assert!(!Health::from(&Error::Closed).is_known());
+    }
 }
