@@ -153,9 +153,15 @@ impl Trail {
     }
 
     /// Notes how a command that had begun ended.
+    ///
+    /// What ends after the withdrawal on a line out of use may have been carried out after the release, which took
+    /// the new line. That it is answered does not make up for it: it stays noted until it is undone on its own line.
     pub(super) fn end(&self, node: usize, line: &Arc<Line>, how: End) {
         let mut sent = lock(&self.sent[node]);
-        if let Some(place) = sent.unanswered.iter().position(|(known, _)| Arc::ptr_eq(known, line))
+        let may_be_behind = self.is_withdrawn() && line.is_retired() && how != End::Void;
+        if !may_be_behind
+            && let Some(place) =
+                sent.unanswered.iter().position(|(known, _)| Arc::ptr_eq(known, line))
         {
             sent.unanswered[place].1 -= 1;
             if sent.unanswered[place].1 == 0 {
@@ -205,4 +211,58 @@ pub(super) enum End {
     Doubtful,
     /// The node refused to run it, or it was never sent: it left nothing behind.
     Void,
+}
+
+#[cfg(test)]
+mod tests {
+    use deadpool_redis::redis::{RedisConnectionInfo, aio::MultiplexedConnection};
+    use tokio::io::duplex;
+
+    use super::{super::wire::Wire, *};
+
+    fn trail() -> Trail {
+        let key = Key::new("", "k".to_owned()).unwrap();
+        Trail::new(key.into(), OwnerToken::random(), 1)
+    }
+
+    async fn line() -> Arc<Line> {
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (ours, _theirs) = duplex(64);
+        let (connection, _driver) = MultiplexedConnection::new(&info, ours).await.unwrap();
+        Arc::new(Line::new(Wire::Server(connection), 0, None))
+    }
+
+    #[tokio::test]
+    async fn a_grant_that_the_release_may_have_overtaken_is_undone_on_its_own_line() {
+        let (trail, line) = (trail(), line().await);
+        assert!(trail.begin(0, &line));
+        line.retire();
+        trail.withdraw();
+        trail.end(0, &line, End::CarriedOut);
+        assert_eq!(trail.retired_lines(0).len(), 1);
+        trail.undone_on(0, &line);
+        assert_eq!(trail.retired_lines(0).len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_before_the_withdrawal_needs_no_undo_of_its_own() {
+        let (trail, line) = (trail(), line().await);
+        assert!(trail.begin(0, &line));
+        line.retire();
+        trail.end(0, &line, End::CarriedOut);
+        trail.withdraw();
+        assert_eq!(trail.retired_lines(0).len(), 0);
+        assert!(trail.may_hold(0));
+    }
+
+    #[tokio::test]
+    async fn what_was_never_carried_out_needs_no_undo() {
+        let (trail, line) = (trail(), line().await);
+        assert!(trail.begin(0, &line));
+        trail.withdraw();
+        line.retire();
+        trail.end(0, &line, End::Void);
+        assert_eq!(trail.retired_lines(0).len(), 0);
+        assert!(!trail.may_hold(0));
+    }
 }
