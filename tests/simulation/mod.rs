@@ -4,8 +4,8 @@
 //! break, processes that pause and die, clocks that drift. What is tested is the crate's own code down to its
 //! lanes. Chance is seeded: the same seed gives the same schedule, event by event. An oracle judges every step.
 //!
-//! `REDLATCH_SEEDS=100000` runs so many schedules of each kind, however long it takes; `REDLATCH_SEED=n` runs the one
-//! of this seed and prints its trace.
+//! `REDLATCH_SEEDS=100000` runs so many schedules of each kind, however long it takes; `REDLATCH_SEEDS=40000..60000`
+//! runs a part of them. `REDLATCH_SEED=n` runs the one of this seed and prints its trace.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,10 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "servers and clients spawn as callers do")]
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 mod chaos;
 mod client;
@@ -83,12 +86,13 @@ fn the_same_seed_gives_the_same_trace() {
 /// Runs the schedules of a kind, from the first seed on: as many as were asked for, or else as many as there is
 /// time for.
 fn simulate(kind: Kind) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse().ok());
-    let (one, asked) = (number("REDLATCH_SEED"), number("REDLATCH_SEEDS"));
-    let seeds = one.map_or_else(|| 0..asked.unwrap_or(SEEDS), |seed: u64| seed..seed + 1);
-    let is_bounded = one.or(asked).is_none();
+    let one = asked("REDLATCH_SEED").map(|seed| number(&seed));
+    let asked = one
+        .map(|seed| seed..seed + 1)
+        .or_else(|| asked("REDLATCH_SEEDS").map(|asked| range(&asked)));
+    let is_bounded = asked.is_none();
     let (began, mut count, mut checked) = (Instant::now(), 0, 0);
-    for seed in seeds {
+    for seed in asked.unwrap_or(0..SEEDS) {
         if is_bounded && began.elapsed() > LONGEST {
             break;
         }
@@ -109,6 +113,24 @@ fn simulate(kind: Kind) {
     }
     let took = began.elapsed();
     eprintln!("{kind:?}: {count} schedules in {took:.1?}, {checked} judgements");
+}
+
+fn asked(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
+}
+
+/// So many from the first on, or those from one seed up to another.
+fn range(asked: &str) -> Range<u64> {
+    match asked.split_once("..") {
+        Some((first, end)) => number(first)..number(end),
+        None => 0..number(asked),
+    }
+}
+
+/// A number that is none would let a test pass that has run nothing.
+fn number(text: &str) -> u64 {
+    text.parse()
+        .unwrap_or_else(|_| panic!("REDLATCH_SEED or REDLATCH_SEEDS: `{text}` is no number"))
 }
 
 /// The trace of the schedule that a seed gives.
