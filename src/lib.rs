@@ -91,6 +91,7 @@ mod manager;
 mod metrics;
 mod node;
 mod offer;
+mod options;
 mod outage;
 mod preflight;
 mod random;

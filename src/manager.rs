@@ -8,6 +8,7 @@ use crate::{
     guard::LockGuard,
     keeper::Keeper,
     node::{IntoNode, Node},
+    options::Options,
     preflight::{self, Preflight},
     request::LockRequest,
     retry::Retry,
@@ -84,7 +85,7 @@ impl LockManager {
     /// Nothing is checked or sent before one of the request's ends is awaited.
     #[doc(alias("lease", "mutex"))]
     pub fn lock(&self, key: impl Into<String>) -> LockRequest {
-        LockRequest::new(self.keeper.clone(), key.into())
+        LockRequest::new(self.keeper.clone(), key.into(), Options::new(&self.keeper.settings))
     }
 
     /// Starts a request for the locks of all these keys at once: all or none. A key that is named twice is
@@ -103,8 +104,8 @@ impl LockManager {
     /// ```
     #[doc(alias = "multilock")]
     pub fn lock_all<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> LockSetRequest {
-        let each = LockRequest::new(self.keeper.clone(), String::new());
-        LockSetRequest::new(each, keys.into_iter().map(Into::into).collect())
+        let keys = keys.into_iter().map(Into::into).collect();
+        LockSetRequest::new(self.keeper.clone(), keys, Options::new(&self.keeper.settings))
     }
 
     /// Takes over the lock of a ticket, with the same owner and fencing tokens, and extends it to the ticket's TTL.

@@ -15,13 +15,13 @@ use crate::{
     acquire,
     armed::Armed,
     attempt::{Opening, Wish, attempt},
-    error::{Error, Result},
+    error::Result,
     event::RenewalEvent,
     guard::LockGuard,
     held::check_work,
     keeper::Keeper,
     metrics::{self, Acquiring},
-    offer::{Renewal, longest_interval},
+    options::Options,
     retry::Retry,
     tasks::let_renewal_begin,
     token::OwnerToken,
@@ -46,28 +46,12 @@ use crate::{
 pub struct LockRequest {
     keeper: Arc<Keeper>,
     key: String,
-    ttl: Duration,
-    wait_timeout: Option<Duration>,
-    retry: Retry,
-    owner: Option<OwnerToken>,
-    is_renewed: bool,
-    renewal: Renewal,
-    min_hold: Duration,
+    options: Options,
 }
 
 impl LockRequest {
-    pub(crate) fn new(keeper: Arc<Keeper>, key: String) -> Self {
-        Self {
-            ttl: keeper.settings.ttl,
-            retry: keeper.settings.retry.clone(),
-            keeper,
-            key,
-            wait_timeout: None,
-            owner: None,
-            is_renewed: false,
-            renewal: Renewal::new(),
-            min_hold: Duration::ZERO,
-        }
+    pub(crate) const fn new(keeper: Arc<Keeper>, key: String, options: Options) -> Self {
+        Self { keeper, key, options }
     }
 
     /// Sets the time that Redis keeps the lock without an extend. Default: the manager's, which is 30 seconds.
@@ -75,7 +59,7 @@ impl LockRequest {
     /// From 1 ms to 24 h; anything else is an [`Error::Config`] when the lock is taken.
     #[doc(alias("lease", "expiry"))]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
+        self.options.ttl = ttl;
         self
     }
 
@@ -87,7 +71,7 @@ impl LockRequest {
     ///
     /// It is also how long an [outage](crate::LockManagerBuilder::outage_patience) is waited through.
     pub const fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.wait_timeout = Some(timeout);
+        self.options.wait_timeout = Some(timeout);
         self
     }
 
@@ -97,7 +81,7 @@ impl LockRequest {
     /// expiry rather than for its delays, where it can know of them. A policy with
     /// [`max_retries`](Retry::max_retries) is followed to the letter, and only woken early.
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.retry = retry;
+        self.options.retry = retry;
         self
     }
 
@@ -105,7 +89,7 @@ impl LockRequest {
     ///
     /// Guards that share an owner token by [`acquire_or_extend`](Self::acquire_or_extend) share one lock.
     pub fn owner(mut self, owner: OwnerToken) -> Self {
-        self.owner = Some(owner);
+        self.options.owner = Some(owner);
         self
     }
 
@@ -134,8 +118,8 @@ impl LockRequest {
     /// needs a [runtime of its own](crate::LockManagerBuilder::dedicated_runtime).
     #[doc(alias = "watchdog")]
     pub const fn auto_renew(mut self) -> Self {
-        self.is_renewed = true;
-        self.renewal.every = None;
+        self.options.auto_renew = true;
+        self.options.renewal.every = None;
         self
     }
 
@@ -146,8 +130,8 @@ impl LockRequest {
     /// a TTL for which the interval is too long, it is renewed each third of that TTL instead.
     #[doc(alias = "watchdog")]
     pub const fn auto_renew_every(mut self, interval: Duration) -> Self {
-        self.is_renewed = true;
-        self.renewal.every = Some(interval);
+        self.options.auto_renew = true;
+        self.options.renewal.every = Some(interval);
         self
     }
 
@@ -157,7 +141,7 @@ impl LockRequest {
     /// panic in it is caught and logged. Not each attempt that fails is told: see
     /// [`RenewalEvent::Failed`] for how often.
     pub fn on_renewal(mut self, listener: impl Fn(&RenewalEvent) + Send + Sync + 'static) -> Self {
-        self.renewal.on_event = Some(Arc::new(listener));
+        self.options.renewal.on_event = Some(Arc::new(listener));
         self
     }
 
@@ -170,7 +154,7 @@ impl LockRequest {
     /// It must not be less than the TTL; else it is an [`Error::Config`] when the lock is taken.
     #[doc(alias = "lock_at_most_for")]
     pub const fn max_hold(mut self, max_hold: Duration) -> Self {
-        self.renewal.max_hold = Some(max_hold);
+        self.options.renewal.max_hold = Some(max_hold);
         self
     }
 
@@ -198,7 +182,7 @@ impl LockRequest {
     /// ```
     #[doc(alias = "lock_at_least_for")]
     pub const fn min_hold(mut self, min_hold: Duration) -> Self {
-        self.min_hold = min_hold;
+        self.options.min_hold = min_hold;
         self
     }
 
@@ -270,7 +254,7 @@ impl LockRequest {
         record.end(result.as_ref().err());
         let armed = result?;
         let_renewal_begin(armed.claim().renewal()).await;
-        Ok(Self::hand_over(self.min_hold, armed))
+        Ok(Self::hand_over(self.options.min_hold, armed))
     }
 
     /// Extends the lock if the [owner token](Self::owner) holds it already, takes it if it is free, and waits
@@ -334,43 +318,18 @@ impl LockRequest {
     /// # Ok(()) }
     /// ```
     #[doc(alias("using", "with_lock"))]
-    pub async fn run<T>(self, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
-        let guard = self.renewed().acquire().await?;
+    pub async fn run<T>(mut self, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
+        self.options.auto_renew = true;
+        let guard = self.acquire().await?;
         let value = guard.while_held(work(&guard)).await?;
         check_work(guard.release().await)?;
         Ok(value)
     }
 
-    /// The same request for another key, without what begins once the lock is handed over.
-    pub(crate) fn of(&self, key: String) -> Self {
-        Self { key, is_renewed: false, min_hold: Duration::ZERO, ..self.clone() }
-    }
-
     /// Refuses what cannot work.
     pub(crate) fn check(&self) -> Result<()> {
         self.keeper.key(self.key.clone())?;
-        self.check_options()
-    }
-
-    /// How long the key stays at least.
-    pub(crate) const fn stays(&self) -> Duration {
-        self.min_hold
-    }
-
-    /// How long the lock lives without an extend.
-    pub(crate) const fn lives(&self) -> Duration {
-        self.ttl
-    }
-
-    /// How the lock is renewed, if it is.
-    pub(crate) fn renewal(&self) -> Option<&Renewal> {
-        self.is_renewed.then_some(&self.renewal)
-    }
-
-    /// The same request with renewal.
-    pub(crate) const fn renewed(mut self) -> Self {
-        self.is_renewed = true;
-        self
+        self.options.check(&self.keeper.settings)
     }
 
     /// Acquires for a caller who waits since then.
@@ -384,11 +343,11 @@ impl LockRequest {
     async fn take(self, joins: bool, began: Option<Instant>) -> Result<LockGuard> {
         let began = began.unwrap_or_else(Instant::now);
         let wish = self.wish(joins)?;
-        let (wait_timeout, retry) = (self.wait_timeout, self.retry);
+        let Options { wait_timeout, retry, min_hold, .. } = self.options;
         let limits = acquire::Limits { began, wait_timeout, retry };
         let armed = acquire::acquire(&self.keeper, wish, limits).await?;
         let_renewal_begin(armed.claim().renewal()).await;
-        Ok(Self::hand_over(self.min_hold, armed))
+        Ok(Self::hand_over(min_hold, armed))
     }
 
     /// Hands a lock that was taken to the caller. Only from here on it is kept for its shortest hold: what comes to
@@ -405,33 +364,13 @@ impl LockRequest {
 
     fn check_wish(&self, joins: bool) -> Result<Wish> {
         let key = Arc::new(self.keeper.key(self.key.clone())?);
-        self.check_options()?;
+        self.options.check(&self.keeper.settings)?;
         self.keeper.check_runtime()?;
         self.keeper.check_open()?;
         self.keeper.start();
-        let renewal = self.renewal().cloned();
-        let (owner, caller) = (self.owner.clone(), Span::current());
-        Ok(Wish { key, ttl: self.ttl, owner, joins, renewal, caller })
-    }
-
-    fn check_options(&self) -> Result<()> {
-        let settings = &self.keeper.settings;
-        settings.check_ttl(self.ttl)?;
-        settings.check_min_hold(self.min_hold)?;
-        let (ttl, Renewal { every, max_hold, .. }) = (self.ttl, &self.renewal);
-        let longest = longest_interval(ttl);
-        if let Some(every) = every.filter(|every| every.is_zero() || *every > longest) {
-            return Err(Error::config(format!(
-                "the renewal interval must be more than zero and at most four fifths of the TTL of {ttl:?}, \
-                 which is {longest:?}, not {every:?}"
-            )));
-        }
-        match max_hold.filter(|max_hold| *max_hold < ttl) {
-            Some(max_hold) => Err(Error::config(format!(
-                "`max_hold` must not be less than the TTL of {ttl:?}, as {max_hold:?} is"
-            ))),
-            None => Ok(()),
-        }
+        let (renewal, caller) = (self.options.renewal().cloned(), Span::current());
+        let Options { ttl, owner, .. } = &self.options;
+        Ok(Wish { key, ttl: *ttl, owner: owner.clone(), joins, renewal, caller })
     }
 }
 
@@ -448,13 +387,7 @@ impl fmt::Debug for LockRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockRequest")
             .field("key", &self.key)
-            .field("ttl", &self.ttl)
-            .field("wait_timeout", &self.wait_timeout)
-            .field("retry", &self.retry)
-            .field("owner", &self.owner)
-            .field("auto_renew", &self.is_renewed)
-            .field("renewal", &self.renewal)
-            .field("min_hold", &self.min_hold)
+            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     future::{Future, IntoFuture},
     pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +16,8 @@ use crate::{
     error::{Error, Result},
     event::RenewalEvent,
     held::check_work,
+    keeper::Keeper,
+    options::Options,
     request::LockRequest,
     retry::Retry,
     set::LockSet,
@@ -36,72 +40,75 @@ use crate::{
 /// assert!(set.keys().eq(["account:3", "account:7"]));
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a request takes no lock before it is awaited"]
 pub struct LockSetRequest {
-    each: LockRequest,
+    keeper: Arc<Keeper>,
     keys: BTreeSet<String>,
+    options: Options,
 }
 
 impl LockSetRequest {
-    pub(crate) const fn new(each: LockRequest, keys: BTreeSet<String>) -> Self {
-        Self { each, keys }
+    pub(crate) const fn new(keeper: Arc<Keeper>, keys: BTreeSet<String>, options: Options) -> Self {
+        Self { keeper, keys, options }
     }
 
     /// Sets the time that Redis keeps the locks without an extend: see [`LockRequest::ttl`].
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.each = self.each.ttl(ttl);
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.options.ttl = ttl;
         self
     }
 
     /// Sets the longest time that taking all the locks may take: see [`LockRequest::wait_timeout`]. Default: none.
     ///
     /// At least one attempt is sent.
-    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.each = self.each.wait_timeout(timeout);
+    pub const fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.options.wait_timeout = Some(timeout);
         self
     }
 
     /// Sets when to try again, counted for each key: see [`LockRequest::retry`].
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.each = self.each.retry(retry);
+        self.options.retry = retry;
         self
     }
 
     /// Sets the owner token of all the locks: see [`LockRequest::owner`]. Default: random ones.
     pub fn owner(mut self, owner: OwnerToken) -> Self {
-        self.each = self.each.owner(owner);
+        self.options.owner = Some(owner);
         self
     }
 
     /// Has the locks renewed together in the background: see [`LockRequest::auto_renew`]. Default: not.
     #[doc(alias = "watchdog")]
-    pub fn auto_renew(mut self) -> Self {
-        self.each = self.each.auto_renew();
+    pub const fn auto_renew(mut self) -> Self {
+        self.options.auto_renew = true;
+        self.options.renewal.every = None;
         self
     }
 
     /// Has the locks renewed together at this interval: see [`LockRequest::auto_renew_every`].
-    pub fn auto_renew_every(mut self, interval: Duration) -> Self {
-        self.each = self.each.auto_renew_every(interval);
+    pub const fn auto_renew_every(mut self, interval: Duration) -> Self {
+        self.options.auto_renew = true;
+        self.options.renewal.every = Some(interval);
         self
     }
 
     /// Sets what is called at each event of each of the locks: see [`LockRequest::on_renewal`].
     pub fn on_renewal(mut self, listener: impl Fn(&RenewalEvent) + Send + Sync + 'static) -> Self {
-        self.each = self.each.on_renewal(listener);
+        self.options.renewal.on_event = Some(Arc::new(listener));
         self
     }
 
     /// Sets how long auto-renewal may keep the locks, counted from when all were taken: see [`LockRequest::max_hold`].
-    pub fn max_hold(mut self, max_hold: Duration) -> Self {
-        self.each = self.each.max_hold(max_hold);
+    pub const fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.options.renewal.max_hold = Some(max_hold);
         self
     }
 
     /// Sets how long the keys stay in Redis at least, counted from when all were taken: see [`LockRequest::min_hold`].
-    pub fn min_hold(mut self, min_hold: Duration) -> Self {
-        self.each = self.each.min_hold(min_hold);
+    pub const fn min_hold(mut self, min_hold: Duration) -> Self {
+        self.options.min_hold = min_hold;
         self
     }
 
@@ -199,7 +206,7 @@ impl LockSetRequest {
     /// ```
     #[doc(alias("using", "with_lock"))]
     pub async fn run<T>(mut self, work: impl AsyncFnOnce(&LockSet) -> T) -> Result<T> {
-        self.each = self.each.renewed();
+        self.options.auto_renew = true;
         let set = self.acquire().await?;
         let value = set.while_held(work(&set)).await?;
         check_work(set.release().await)?;
@@ -210,7 +217,7 @@ impl LockSetRequest {
     /// lost meanwhile.
     async fn gather(&self, requests: &[LockRequest], began: Instant) -> Result<LockSet> {
         let mut taken = LockSet::new(Vec::with_capacity(requests.len()));
-        let mut upkeep = interval(self.each.lives() / 3);
+        let mut upkeep = interval(self.options.ttl / 3);
         for request in requests {
             // Boxed, since it is large, and moves.
             let acquire = Box::pin(request.clone().acquire_since(began));
@@ -225,7 +232,10 @@ impl LockSetRequest {
         if self.keys.is_empty() {
             return Err(Error::config("a set of locks needs at least one key"));
         }
-        let requests: Vec<_> = self.keys.iter().map(|key| self.each.of(key.clone())).collect();
+        let one = |key: &String| {
+            LockRequest::new(self.keeper.clone(), key.clone(), self.options.of_one())
+        };
+        let requests: Vec<_> = self.keys.iter().map(one).collect();
         // All of them before anything is sent.
         requests.iter().try_for_each(LockRequest::check)?;
         Ok(requests)
@@ -241,7 +251,7 @@ impl LockSetRequest {
         let upkeep = async {
             loop {
                 due.tick().await;
-                match taken.extend(self.each.lives()).await {
+                match taken.extend(self.options.ttl).await {
                     // It was tried for as long as the lock was valid.
                     Err(Error::Unavailable { key, .. }) => return Error::NotHeld { key },
                     Err(error) => return error,
@@ -258,7 +268,7 @@ impl LockSetRequest {
 
     /// Extends all the locks, unless the first is about as new as the last.
     async fn freshen(&self, taken: LockSet) -> Result<LockSet> {
-        let ttl = self.each.lives();
+        let ttl = self.options.ttl;
         if taken.newest().saturating_sub(taken.remaining()) > ttl / FRESH
             && let Err(error) = taken.try_extend(ttl).await
         {
@@ -271,9 +281,18 @@ impl LockSetRequest {
     /// Hands the set over, unless one of its locks was lost meanwhile.
     async fn complete(&self, set: LockSet) -> Result<LockSet> {
         set.check()?;
-        set.begin(self.each.stays(), self.each.renewal());
-        let_renewal_begin(self.each.renewal()).await;
+        set.begin(self.options.min_hold, self.options.renewal());
+        let_renewal_begin(self.options.renewal()).await;
         Ok(set)
+    }
+}
+
+impl fmt::Debug for LockSetRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockSetRequest")
+            .field("keys", &self.keys)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
