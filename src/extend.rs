@@ -12,6 +12,7 @@ use crate::{
     node::Touch,
     retry::below,
     round::{Reply, Round},
+    tally::Tally,
     terms::see_through,
 };
 
@@ -54,16 +55,14 @@ pub(crate) async fn extend_once(
     for node in 0..ledger.links.len() {
         round.push(node, sent, ledger.ask(node, claim, touch));
     }
-    let (asked, mut confirmed, mut errors) = (ledger.links.len(), 0, Vec::new());
+    let (mut tally, mut confirmed) = (Tally::new(ledger.links.len()), 0);
     while let Some(Reply { node, sent, answer }) = round.next().await {
-        match answer {
-            Ok(answer) => confirmed += usize::from(claim.note(node, sent, ttl, &answer)),
-            Err(error) => errors.push(error),
+        if let Some(answer) = tally.note(node, answer) {
+            confirmed += usize::from(claim.note(node, sent, ttl, &answer));
         }
-        let answers = asked - round.len() - errors.len();
         match check_held(claim) {
             // Too late. Whether the nodes were slow or out of reach, the rest of the round tells.
-            Err(Error::NotHeld { .. }) if answers < quorum && !claim.is_taken() => {}
+            Err(Error::NotHeld { .. }) if tally.reached() < quorum && !claim.is_taken() => {}
             held => held?,
         }
         if confirmed >= quorum {
@@ -74,8 +73,7 @@ pub(crate) async fn extend_once(
             return Ok(());
         }
     }
-    let (key, reached) = (claim.key().to_owned(), asked - errors.len());
-    Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors, unheard: 0 })
+    Err(tally.shortage().error(claim.key()))
 }
 
 fn check_held(claim: &Claim) -> Result<()> {

@@ -104,6 +104,7 @@ mod set_request;
 mod settings;
 mod status;
 mod sync;
+mod tally;
 mod tasks;
 mod terms;
 mod ticket;

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::{Error, NodeError},
+    tally::Shortage,
     validity::quorum,
 };
 
@@ -18,15 +19,6 @@ pub(crate) enum Health {
     Unfit,
     /// Too few were heard to tell.
     Unknown,
-}
-
-/// How many nodes answered, and why not the others.
-#[derive(Clone, Debug)]
-pub(crate) struct Shortage {
-    pub(crate) needed: usize,
-    pub(crate) reached: usize,
-    pub(crate) errors: Vec<NodeError>,
-    pub(crate) unheard: usize,
 }
 
 /// An outage that lasts.
@@ -75,14 +67,6 @@ impl From<&Error> for Health {
             Error::ValidityExpired { .. } => Self::Answering,
             _ => Self::Unknown,
         }
-    }
-}
-
-impl Shortage {
-    /// What a round for this lock has failed with.
-    pub(crate) fn error(self, key: &str) -> Error {
-        let Self { needed, reached, errors, unheard } = self;
-        Error::Unavailable { key: key.to_owned(), needed, reached, nodes: errors, unheard }
     }
 }
 

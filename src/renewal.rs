@@ -15,7 +15,7 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
-    claim::{Claim, Extension, Failed},
+    claim::{Claim, Extension},
     clock,
     error::{LossReason, NodeError},
     event::RenewalEvent,
@@ -24,6 +24,7 @@ use crate::{
     metrics,
     node::{Answer, Command, Touch},
     round::{Reply, Round},
+    tally::{Shortage, Tally},
     validity::quorum,
 };
 
@@ -178,7 +179,7 @@ struct Item {
     /// The deadline before this renewal: what is put back must be sent before it.
     deadline: Option<Instant>,
     confirmed: usize,
-    errors: Vec<NodeError>,
+    tally: Tally,
     is_told: bool,
 }
 
@@ -206,12 +207,9 @@ impl Batch {
 
     fn note(&mut self, reply: Reply<Vec<Result<Answer, NodeError>>>) {
         for (item, answer) in self.items.iter_mut().zip(reply.answer) {
-            match answer {
-                Ok(answer) => {
-                    let is_ours = item.note(reply.node, reply.sent, &answer);
-                    item.confirmed += usize::from(is_ours);
-                }
-                Err(error) => item.errors.push(error),
+            if let Some(answer) = item.tally.note(reply.node, answer) {
+                let is_ours = item.note(reply.node, reply.sent, &answer);
+                item.confirmed += usize::from(is_ours);
             }
         }
         let quorum = self.quorum;
@@ -267,8 +265,8 @@ impl Batch {
 
 impl Item {
     fn new(claim: Arc<Claim>, extension: Extension) -> Self {
-        let deadline = claim.valid_until();
-        Self { claim, extension, deadline, confirmed: 0, errors: Vec::new(), is_told: false }
+        let (deadline, tally) = (claim.valid_until(), Tally::new(claim.trail.nodes()));
+        Self { claim, extension, deadline, confirmed: 0, tally, is_told: false }
     }
 
     fn touch(&self, mode: Touch) -> Command {
@@ -316,8 +314,7 @@ impl Item {
             return next_renewal(claim);
         }
         metrics::renewal_failed();
-        let reached = claim.trail.nodes() - self.errors.len();
-        let failed = Failed { needed: quorum, reached, nodes: self.errors.clone() };
+        let failed = self.tally.shortage();
         let remaining = until.saturating_duration_since(clock::now());
         if claim.note_failed(failed.clone()) {
             tell_failed(claim, failed, remaining);
@@ -342,7 +339,7 @@ fn alarm(claim: &Claim, now: Instant, until: Instant) -> Option<Entry> {
 }
 
 /// Tells the log and the owner that a renewal failed.
-fn tell_failed(claim: &Claim, failed: Failed, remaining: Duration) {
+fn tell_failed(claim: &Claim, failed: Shortage, remaining: Duration) {
     let (key, error) = (claim.key().to_owned(), failed.error(claim.key()));
     tracing::debug!(key, %error, ?remaining, "renewal failed");
     tell(claim, || RenewalEvent::Failed { key, error, remaining });

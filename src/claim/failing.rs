@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, error::Error as _, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::error::{Error, NodeError};
+use crate::{error::NodeError, tally::Shortage};
 
 /// The renewals that have failed since one succeeded.
 #[derive(Debug)]
 pub(super) struct Failing {
-    last: Failed,
+    last: Shortage,
     /// What went wrong so far, node by node, in words.
     causes: BTreeSet<String>,
     /// When it is told again, if nothing new happens.
@@ -18,36 +18,21 @@ pub(super) struct Failing {
     is_end_told: bool,
 }
 
-/// A renewal that did not reach a majority.
-#[derive(Clone, Debug)]
-pub(crate) struct Failed {
-    pub(crate) needed: usize,
-    pub(crate) reached: usize,
-    pub(crate) nodes: Vec<NodeError>,
-}
-
-impl Failed {
-    pub(crate) fn error(self, key: &str) -> Error {
-        let Self { needed, reached, nodes } = self;
-        Error::Unavailable { key: key.to_owned(), needed, reached, nodes, unheard: 0 }
-    }
-}
-
 impl Failing {
-    pub(super) fn new(first: Failed, now: Instant) -> Self {
+    pub(super) fn new(first: Shortage, now: Instant) -> Self {
         let causes = BTreeSet::new();
         Self { last: first, causes, next: now, pause: FIRST_PAUSE, is_end_told: false }
     }
 
-    pub(super) fn last(&self) -> Failed {
+    pub(super) fn last(&self) -> Shortage {
         self.last.clone()
     }
 
     /// Notes one more failure. Returns whether it is to be told: what is new at once, what is known now and then.
-    pub(super) fn note(&mut self, failed: Failed, now: Instant, is_near_end: bool) -> bool {
+    pub(super) fn note(&mut self, failed: Shortage, now: Instant, is_near_end: bool) -> bool {
         let known = self.causes.len();
         if known < MOST_CAUSES {
-            self.causes.extend(failed.nodes.iter().map(cause));
+            self.causes.extend(failed.errors.iter().map(cause));
         }
         let is_new = self.causes.len() > known;
         self.last = failed;
@@ -79,9 +64,9 @@ const MOST_CAUSES: usize = 16;
 mod tests {
     use super::*;
 
-    fn failed(words: &'static str) -> Failed {
+    fn failed(words: &'static str) -> Shortage {
         let node = NodeError::new(&"a:1".into(), std::io::Error::other(words));
-        Failed { needed: 1, reached: 0, nodes: vec![node] }
+        Shortage { needed: 1, reached: 0, errors: vec![node], unheard: 0 }
     }
 
     /// The tenths of a second after the first failure at which something is told, of failures each tenth of a second.

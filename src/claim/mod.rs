@@ -18,14 +18,15 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::Span;
 
-pub(crate) use self::{failing::Failed, hold::Extension, release::Release};
 use self::{failing::Failing, hold::Held, vote::Vote};
+pub(crate) use self::{hold::Extension, release::Release};
 use crate::{
     clock,
     error::{LossReason, Result},
     node::{Answer, Command, Touch, Trail},
     offer::{Offer, Renewal, Undo},
     sync::lock,
+    tally::Shortage,
     token::FencingToken,
     validity::{ClockDrift, quorum, supported_by},
 };
@@ -268,7 +269,7 @@ impl Claim {
     }
 
     /// Notes that a renewal failed. Returns whether that is to be told.
-    pub(crate) fn note_failed(&self, failed: Failed) -> bool {
+    pub(crate) fn note_failed(&self, failed: Shortage) -> bool {
         let (mut state, now) = (lock(&self.state), clock::now());
         let is_near_end = state.held.as_ref().is_some_and(|held| held.alarm() <= now);
         let failing = state.failing.get_or_insert_with(|| Failing::new(failed.clone(), now));
@@ -276,14 +277,14 @@ impl Claim {
     }
 
     /// The failure of the last renewal, if that is to be told again before the lock ends.
-    pub(crate) fn last_warning(&self) -> Option<Failed> {
+    pub(crate) fn last_warning(&self) -> Option<Shortage> {
         let mut state = lock(&self.state);
         let failing = state.failing.as_mut()?;
         failing.is_due(clock::now(), true).then(|| failing.last())
     }
 
     /// Why the last renewal failed, if it did.
-    pub(crate) fn failed(&self) -> Option<Failed> {
+    pub(crate) fn failed(&self) -> Option<Shortage> {
         lock(&self.state).failing.as_ref().map(Failing::last)
     }
 
