@@ -26,7 +26,7 @@ use super::{
     failure::Failure,
     line::{Line, Replies},
     mail::{Mail, Parcel, Slot},
-    notices::Database,
+    message::Database,
     presence::{Absence, Presence},
     redis::Source,
     script::{Delivery, Passage, Spelling, decode, encode, is_unannounced},

@@ -7,6 +7,7 @@ mod lane;
 mod line;
 mod mail;
 mod memory;
+mod message;
 mod notices;
 mod presence;
 mod redis;
@@ -31,11 +32,7 @@ pub(crate) use self::{
     survey::Questions,
 };
 use self::{
-    failure::Failure,
-    lane::Lane,
-    memory::Store,
-    notices::{Database, Ear},
-    redis::Source,
+    failure::Failure, lane::Lane, memory::Store, message::Database, notices::Ear, redis::Source,
 };
 #[cfg(test)]
 pub(crate) use self::{

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -14,7 +14,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{failure::Failure, redis::Source};
+use super::{
+    failure::Failure,
+    message::{Database, Message},
+    redis::Source,
+};
 use crate::{background::Background, key::Key, settings::Settings, sync::lock, tasks};
 
 /// What a node lets those who listen know.
@@ -24,54 +28,6 @@ pub(crate) enum Notice {
     Released { token: u64 },
     /// Something may have been missed: look once.
     Missed,
-}
-
-/// What is published when a lock is released. Channels know no databases, so that it has to name its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) token: u64,
-    pub(super) database: Option<i64>,
-}
-
-impl fmt::Display for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.database {
-            Some(database) => write!(f, "{} {database}", self.token),
-            None => write!(f, "{}", self.token),
-        }
-    }
-}
-
-impl Message {
-    /// Reads what was heard. Anybody may publish: what is no message of ours is `None`.
-    fn read(payload: &[u8]) -> Option<Self> {
-        let payload = str::from_utf8(payload).ok()?;
-        let (token, database) = match payload.split_once(' ') {
-            Some((token, database)) => (token, Some(database.parse().ok()?)),
-            None => (payload, None),
-        };
-        Some(Self { token: token.parse().ok()?, database })
-    }
-}
-
-/// The database in which a node's locks are. Of a pool it is known once it has given a connection.
-#[derive(Debug, Default)]
-pub(super) struct Database(OnceLock<i64>);
-
-impl Database {
-    pub(super) fn found(&self, database: i64) {
-        // The connections of a node all lead to the same.
-        self.0.get_or_init(|| database);
-    }
-
-    pub(super) fn get(&self) -> Option<i64> {
-        self.0.get().copied()
-    }
-
-    /// Whether a message is certainly about a lock of another one.
-    fn is_foreign(&self, message: Message) -> bool {
-        self.get().zip(message.database).is_some_and(|(own, other)| own != other)
-    }
 }
 
 /// Is told of every notice, with the node that gave it. It is called under no lock and must not block.
@@ -419,37 +375,3 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(5);
 /// How many times that the connection stays open without listeners.
 const QUIET_ENOUGH: u32 = 2;
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn what_is_no_message_of_ours_is_not_read() {
-        for payload in
-            ["", " ", "-1", "7 ", " 7", "7 of 9", "7 1 2", "seven", "18446744073709551616"]
-        {
-            assert_eq!(Message::read(payload.as_bytes()), None, "{payload:?}");
-        }
-        assert_eq!(Message::read(b"\xff"), None);
-    }
-
-    #[test]
-    fn a_message_is_foreign_if_both_databases_are_known_and_differ() {
-        let (database, of) = (Database::default(), |database| Message { token: 7, database });
-        assert!(!database.is_foreign(of(Some(3))), "a pool may not have told yet");
-        database.found(0);
-        assert!(database.is_foreign(of(Some(3))));
-        assert!(!database.is_foreign(of(Some(0))) && !database.is_foreign(of(None)));
-    }
-
-    proptest! {
-        #[test]
-        fn a_message_is_read_as_it_was_written(token: u64, database: Option<i64>) {
-            let message = Message { token, database };
-            prop_assert_eq!(Message::read(message.to_string().as_bytes()), Some(message));
-        }
-    }
-}

@@ -6,7 +6,7 @@ use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value};
 
 use super::{
     command::{Answer, Command, Sighting, Touch, Trail},
-    notices::Message,
+    message::Message,
 };
 use crate::{token::OwnerToken, validity::millis};
 

@@ -3,15 +3,15 @@
 use std::cmp::Reverse;
 
 use super::{
-    Finding, Severity,
+    Finding, Severity, among,
     checks::{
-        CLOCK, CLOCK_UNCHECKED, CLUSTER_SERVER, EVICTION, FSYNC, FSYNC_UNCHECKED, NO_ANSWER,
-        NOT_MASTER, OLD_VERSION, PERSISTENCE, REPLICAS, SAME_SERVER, SERVER_UNCHECKED,
+        CLOCK_UNCHECKED, CLUSTER_SERVER, EVICTION, FSYNC, FSYNC_UNCHECKED, NO_ANSWER, NOT_MASTER,
+        OLD_VERSION, PERSISTENCE, REPLICAS, SAME_SERVER, SERVER_UNCHECKED,
     },
     rights,
 };
 use crate::{
-    node::{Clock, Facts, ServerFacts},
+    node::{Facts, ServerFacts},
     validity::quorum,
 };
 
@@ -38,8 +38,8 @@ pub(crate) struct Surveyed {
 pub(crate) fn judge(site: &Site) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         site.nodes.iter().flat_map(|node| of_node(site, node)).collect();
-    findings.extend(same_servers(site));
-    findings.extend(clocks(site));
+    findings.extend(among::same_servers(site));
+    findings.extend(among::clocks(site));
     findings.sort_by_key(|finding| Reverse(finding.severity));
     findings
 }
@@ -81,7 +81,7 @@ fn of_server(site: &Site, node: &Surveyed, server: &ServerFacts) -> Vec<Finding>
 }
 
 /// Names the node, and where it has many servers the server.
-fn located(finding: Finding, node: &Surveyed, server: &ServerFacts) -> Finding {
+pub(super) fn located(finding: Finding, node: &Surveyed, server: &ServerFacts) -> Finding {
     let problem = match &server.address {
         Some(address) => format!("{address}: {}", finding.problem),
         None => finding.problem,
@@ -192,75 +192,19 @@ fn silent_on(site: &Site, server: &ServerFacts) -> Vec<&'static str> {
     checks.into_iter().filter_map(|(is_missing, code)| is_missing.then_some(code)).collect()
 }
 
-/// Nodes that have a server in common.
-fn same_servers(site: &Site) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (position, node) in site.nodes.iter().enumerate() {
-        let earlier = site.nodes[..position].iter();
-        if let Some((other, run_id)) = earlier.filter_map(|other| common_server(other, node)).next()
-        {
-            let problem = format!("it is the same server as {other} (run id {run_id})");
-            findings.push(SAME_SERVER.finding(Some(&node.name), problem));
-        }
-    }
-    findings
-}
-
-fn common_server<'a>(one: &'a Surveyed, other: &'a Surveyed) -> Option<(&'a str, &'a str)> {
-    let mut run_ids = other.servers().filter_map(|server| server.run_id.as_deref());
-    let is_of_one = |id: &&str| one.servers().any(|server| server.run_id.as_deref() == Some(*id));
-    run_ids.find(is_of_one).map(|id| (&*one.name, id))
-}
-
-/// Clocks that are apart from ours, or where none is, two nodes' from one another.
-fn clocks(site: &Site) -> Vec<Finding> {
-    let known: Vec<(&Surveyed, &ServerFacts, Clock)> = site
-        .nodes
-        .iter()
-        .flat_map(|node| node.servers().map(move |server| (node, server)))
-        .filter_map(|(node, server)| Some((node, server, server.clock?)))
-        .collect();
-    let from_ours = known.iter().filter_map(|(node, server, clock)| {
-        let problem = apart(*clock, OURS)?;
-        let problem = format!("its clock is {problem} this machine's");
-        Some(located(CLOCK.finding(None, problem), node, server))
-    });
-    let findings: Vec<Finding> = from_ours.collect();
-    if !findings.is_empty() {
-        return findings;
-    }
-    let first = known.iter().max_by_key(|(.., clock)| clock.least);
-    let last = known.iter().min_by_key(|(.., clock)| clock.most);
-    let pair = first.zip(last).and_then(|(first, last)| {
-        let problem = format!("its clock is {} that of {}", apart(first.2, last.2)?, last.0.name);
-        Some(located(CLOCK.finding(None, problem), first.0, first.1))
-    });
-    pair.into_iter().collect()
-}
-
-/// How far one clock is from another, if that is certainly too much.
-fn apart(one: Clock, other: Clock) -> Option<String> {
-    let (ahead, behind) = (one.ahead_of(other), other.ahead_of(one));
-    let (by, word) = if ahead > behind { (ahead, "ahead of") } else { (behind, "behind") };
-    (by > MOST_APART_MICROS)
-        .then(|| format!("{}.{} s {word}", by / 1_000_000, by % 1_000_000 / 100_000))
-}
-
 impl Surveyed {
-    fn servers(&self) -> impl Iterator<Item = &ServerFacts> {
+    pub(super) fn servers(&self) -> impl Iterator<Item = &ServerFacts> {
         let facts = self.facts.as_ref().and_then(|facts| facts.as_ref().ok());
         facts.into_iter().flat_map(|facts| &facts.servers)
     }
 }
 
 const OLDEST: (u32, u32) = (6, 2);
-const OURS: Clock = Clock { least: 0, most: 0 };
-const MOST_APART_MICROS: i64 = 1_000_000;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::node::{Missing, Rights};
+    use super::{super::among::OURS, *};
+    use crate::node::{Clock, Missing, Rights};
 
     /// A server with which nothing is wrong.
     fn sound(run_id: &str) -> ServerFacts {

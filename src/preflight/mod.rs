@@ -1,5 +1,6 @@
 //! Preflight: what would let locks down, found before they are relied on.
 
+mod among;
 mod checks;
 mod findings;
 mod rights;
