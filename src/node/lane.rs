@@ -3,6 +3,10 @@
 //! Everything a manager says to a node goes down its lane in the order in which the calls were first
 //! polled, so that a release can never overtake the acquire it undoes.
 
+mod opening;
+mod replies;
+mod undo;
+
 use std::{
     convert::Infallible,
     fmt,
@@ -13,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{self, Cmd, RedisError, Value};
+use deadpool_redis::redis::{self, Cmd, Value};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
@@ -29,13 +33,11 @@ use super::{
     message::Database,
     presence::{Absence, Presence},
     redis::Source,
-    script::{Delivery, Passage, Spelling, decode, encode, is_unannounced},
+    script::{Delivery, Passage, Spelling, decode, encode},
     state::{State, Step},
     stranger::Stranger,
 };
-use crate::{
-    background::Background, error::NodeError, metrics, settings::Settings, sync::lock, tasks,
-};
+use crate::{background::Background, error::NodeError, metrics, settings::Settings, sync::lock};
 
 /// Is called when there is a connection again. It is called under no lock and must not block.
 pub(crate) type Recovered = Arc<dyn Fn() + Send + Sync>;
@@ -328,140 +330,6 @@ impl Shared {
         Ok(None)
     }
 
-    /// Opens a line if there is none and the back-off is over.
-    fn reopen(self: &Arc<Self>) {
-        let step = lock(&self.state).step(false);
-        if let Ok(Step::Connect(failures, doubted)) = step {
-            self.connect(failures, doubted);
-        }
-    }
-
-    /// Opens a line, unless the doubted one proves alive, on the background's runtime, which may be that of whoever
-    /// asks. If that runtime ends, so does the line, and the next call opens another on its own.
-    fn connect(self: &Arc<Self>, failures: u32, doubted: Option<Arc<Line>>) {
-        let mut opening = Opening { lane: self.clone(), failures, doubted, opened: None };
-        let Some(runtime) = self.background.runtime() else {
-            opening.opened = Some(Err(Failure::NoRuntime));
-            return;
-        };
-        tasks::spawn(&runtime, async move {
-            let (lane, doubted) = (opening.lane.clone(), opening.doubted.clone());
-            let patience = lane.source.patience(lane.node_timeout);
-            let opened = timeout(patience, lane.prove_or_open(doubted, failures)).await;
-            opening.opened = Some(opened.unwrap_or_else(|_| Err(Failure::TimedOut(patience))));
-            drop(opening);
-        });
-    }
-
-    /// Has the doubted line prove that it is alive. If it does not soon, another is opened beside it, and the
-    /// first to answer is used: a server that is merely slow keeps its line, and a dead line costs a part of the
-    /// node timeout. Nothing of a lock's goes out before: what must not be overtaken cannot be.
-    async fn prove_or_open(
-        &self,
-        doubted: Option<Arc<Line>>,
-        failures: u32,
-    ) -> Result<Arc<Line>, Failure> {
-        let Some(doubted) = doubted else { return self.open_line(failures).await.map(Arc::new) };
-        let soon = LONGEST_PROOF.min(self.node_timeout / 4);
-        let mut proof = pin!(doubted.proves());
-        match timeout(soon, &mut proof).await {
-            Ok(true) => return Ok(doubted.clone()),
-            Ok(false) => return self.open_line(failures).await.map(Arc::new),
-            Err(_elapsed) => {}
-        }
-        tokio::select! {
-            biased;
-            true = &mut proof => Ok(doubted.clone()),
-            opened = self.open_line(failures) => opened.map(Arc::new),
-        }
-    }
-
-    async fn open_line(&self, failures: u32) -> Result<Line, Failure> {
-        let patience = self.source.patience(self.node_timeout);
-        let mut wire = self.source.connect(&self.stranger, patience).await?;
-        self.database.found(wire.database());
-        let quarantined_until = match self.quarantine {
-            Some(length) => {
-                let uptime = wire.uptime().await?;
-                // From the answer on: when the server read its uptime nobody knows.
-                length.checked_sub(uptime).map(|left| Instant::now() + left)
-            }
-            None => None,
-        };
-        Ok(Line::new(wire, failures, quarantined_until))
-    }
-
-    /// Learns from the replies how the line is, and gives each parcel its own.
-    fn deliver(
-        &self,
-        mail: &Mail<'_>,
-        replies: Replies,
-    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
-        let replies = replies.inspect_err(|error| {
-            if error.is_unrecoverable_error() {
-                self.retire(&mail.line, Blame::Connection, error.clone().into());
-            }
-        })?;
-        // A cluster's connection finds the new primary itself.
-        let may_be_demoted = !mail.line.is_to_cluster();
-        let is_demoted = |reply: &&Result<_, RedisError>| {
-            may_be_demoted
-                && reply.as_ref().is_err_and(|error| DEMOTED.contains(&error.code().unwrap_or("")))
-        };
-        let demoted = replies.iter().find(is_demoted);
-        mail.line.replied(demoted.is_none());
-        if replies.iter().flatten().any(is_unannounced) {
-            tracing::debug!(node = %self.name, "the user may not announce releases");
-            mail.line.announces_no_more();
-        }
-        if let Some(Err(error)) = demoted {
-            self.retire(&mail.line, Blame::Node, error.clone().into());
-        }
-        self.note_presence(mail, &replies);
-        let mut replies = replies.into_iter();
-        Ok(mail.slots.iter().map(|slot| self.open(*slot, &mail.line, &mut replies)).collect())
-    }
-
-    /// Learns from the replies whether the node is there and does its work. Of a cluster they tell nothing: each
-    /// is one server's.
-    fn note_presence(&self, mail: &Mail<'_>, replies: &[Result<Value, RedisError>]) {
-        if mail.line.is_to_cluster() {
-            return self.presence.answers(|| true);
-        }
-        let errors = replies.iter().filter_map(|reply| reply.as_ref().err());
-        let unfit = { errors }.find(|error| UNFIT.contains(&error.code().unwrap_or("")));
-        if let Some(error) = unfit {
-            return self.presence.goes(Absence::Unfit, error);
-        }
-        self.presence.answers(|| {
-            let queued = mail.slots.iter().filter(|slot| slot.failure().is_none());
-            queued.zip(replies).any(|(slot, reply)| slot.claim().is_some() && reply.is_ok())
-        });
-    }
-
-    fn open(
-        &self,
-        slot: Slot<'_>,
-        line: &Arc<Line>,
-        replies: &mut impl Iterator<Item = Result<Value, RedisError>>,
-    ) -> Result<Value, Failure> {
-        let Slot::Queued(claim) = slot else {
-            return Err(slot.failure().unwrap_or(Failure::Withdrawn));
-        };
-        let reply = replies.next().ok_or(Failure::Shape)?;
-        if let Some(trail) = claim {
-            let how = match &reply {
-                Ok(_) => End::CarriedOut,
-                // The last reply is not all: a cluster's connection may have sent the command before.
-                Err(_) if line.is_to_cluster() => End::Doubtful,
-                // A script that fails has not written anything yet.
-                Err(_) => End::Void,
-            };
-            trail.end(self.index, line, how);
-        }
-        Ok(reply?)
-    }
-
     /// Takes a line out of use. The next call opens another. Returns whether the line was in use.
     fn retire(&self, line: &Arc<Line>, blame: Blame, cause: Failure) -> bool {
         let failures = line.retire().saturating_add(u32::from(blame == Blame::Node));
@@ -474,35 +342,6 @@ impl Shared {
         is_current
     }
 
-    /// Sends the releases among `items` down the lines that were retired while something of their claims was
-    /// unanswered there: on its own line, and only there, an undo cannot overtake what it undoes. They go as
-    /// text, since nobody would hear of an unknown hash.
-    fn undo_on_retired_lines<'a>(
-        &'a self,
-        items: &'a [(&Trail, Command)],
-    ) -> Option<impl Future<Output = ()> + use<'a>> {
-        let releases = items.iter().filter(|(_, command)| !command.claims());
-        let undos: Vec<_> = releases
-            .flat_map(|&(trail, command)| {
-                let lines = trail.retired_lines(self.index);
-                lines.into_iter().map(move |line| (line, trail, command))
-            })
-            .collect();
-        if undos.is_empty() {
-            return None;
-        }
-        Some(async move {
-            for (line, trail, command) in undos {
-                let passage = self.passage(line.announces());
-                let undo = encode(command, trail, Spelling::Text, passage);
-                let undo = { undo }.set_no_response(true).take();
-                if line.undo(&undo, self.node_timeout).await {
-                    trail.undone_on(self.index, &line);
-                }
-            }
-        })
-    }
-
     fn error(&self, failure: Failure) -> NodeError {
         let is_lasting = failure.is_lasting();
         let error = match failure {
@@ -510,58 +349,6 @@ impl Shared {
             failure => NodeError::new(&self.name, failure),
         };
         if is_lasting { error.lasting() } else { error }
-    }
-}
-
-/// A connect under way. Its end tells the lane, also if the runtime ends first.
-struct Opening {
-    lane: Arc<Shared>,
-    failures: u32,
-    /// The line that is given up unless it proves alive.
-    doubted: Option<Arc<Line>>,
-    opened: Option<Result<Arc<Line>, Failure>>,
-}
-
-impl Opening {
-    /// Takes the doubted line out of use, unless it is the one that is used from now on. What is unanswered on
-    /// it is undone there, and nothing can be queued on it meanwhile.
-    fn give_up_doubted(&self, used: Option<&Arc<Line>>) {
-        let doubted = self.doubted.iter();
-        let given_up =
-            { doubted }.find(|doubted| used.is_none_or(|used| !Arc::ptr_eq(doubted, used)));
-        if let Some(line) = given_up {
-            tracing::debug!(node = %self.lane.name, "connection died in silence");
-            line.retire();
-        }
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        let since = Instant::now();
-        let state = match self.opened.take() {
-            Some(Ok(line)) => {
-                self.give_up_doubted(Some(&line));
-                State::Up(line)
-            }
-            Some(Err(cause)) => {
-                self.give_up_doubted(None);
-                tracing::debug!(node = %self.lane.name, %cause, "connecting failed");
-                self.lane.presence.goes(Absence::Silent, &cause);
-                State::Down { failures: self.failures.saturating_add(1), since, cause }
-            }
-            // Nothing is known of it: the next call asks on its own runtime.
-            None => match self.doubted.take().filter(|line| !line.is_retired()) {
-                Some(line) => State::Up(line),
-                None => State::Down { failures: 0, since, cause: Failure::NotConnected },
-            },
-        };
-        let is_up = matches!(state, State::Up(_));
-        *lock(&self.lane.state) = state;
-        self.lane.changed.notify_waiters();
-        if is_up {
-            (self.lane.recovered)();
-        }
     }
 }
 
@@ -584,11 +371,3 @@ fn is_unknown_script(reply: &Result<Value, Failure>) -> bool {
 }
 
 const TIMEOUTS_TO_REPLACE: u32 = 3;
-/// How long a line that is doubted may take to prove alive before another is opened beside it; with a shorter
-/// node timeout a quarter of that, which leaves time to connect and to ask.
-const LONGEST_PROOF: Duration = Duration::from_secs(1);
-/// What a server says that is the primary no more, or not yet sure of it: the next connection may find another.
-const DEMOTED: [&str; 3] = ["READONLY", "NOREPLICAS", "MASTERDOWN"];
-/// What a server says that cannot do its work at this time, whatever the lock.
-const UNFIT: [&str; 8] =
-    ["READONLY", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "CLUSTERDOWN", "MISCONF", "OOM"];

@@ -1,0 +1,96 @@
+//! What the replies on a line tell: of the line, of the node, and of each command.
+
+use std::sync::Arc;
+
+use deadpool_redis::redis::{RedisError, Value};
+
+use super::{
+    super::{
+        command::End,
+        failure::Failure,
+        line::{Line, Replies},
+        mail::{Mail, Slot},
+        presence::Absence,
+        script::is_unannounced,
+    },
+    Blame, Shared,
+};
+
+impl Shared {
+    /// Learns from the replies how the line is, and gives each parcel its own.
+    pub(super) fn deliver(
+        &self,
+        mail: &Mail<'_>,
+        replies: Replies,
+    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let replies = replies.inspect_err(|error| {
+            if error.is_unrecoverable_error() {
+                self.retire(&mail.line, Blame::Connection, error.clone().into());
+            }
+        })?;
+        // A cluster's connection finds the new primary itself.
+        let may_be_demoted = !mail.line.is_to_cluster();
+        let is_demoted = |reply: &&Result<_, RedisError>| {
+            may_be_demoted
+                && reply.as_ref().is_err_and(|error| DEMOTED.contains(&error.code().unwrap_or("")))
+        };
+        let demoted = replies.iter().find(is_demoted);
+        mail.line.replied(demoted.is_none());
+        if replies.iter().flatten().any(is_unannounced) {
+            tracing::debug!(node = %self.name, "the user may not announce releases");
+            mail.line.announces_no_more();
+        }
+        if let Some(Err(error)) = demoted {
+            self.retire(&mail.line, Blame::Node, error.clone().into());
+        }
+        self.note_presence(mail, &replies);
+        let mut replies = replies.into_iter();
+        Ok(mail.slots.iter().map(|slot| self.open(*slot, &mail.line, &mut replies)).collect())
+    }
+
+    /// Learns from the replies whether the node is there and does its work. Of a cluster they tell nothing: each
+    /// is one server's.
+    fn note_presence(&self, mail: &Mail<'_>, replies: &[Result<Value, RedisError>]) {
+        if mail.line.is_to_cluster() {
+            return self.presence.answers(|| true);
+        }
+        let errors = replies.iter().filter_map(|reply| reply.as_ref().err());
+        let unfit = { errors }.find(|error| UNFIT.contains(&error.code().unwrap_or("")));
+        if let Some(error) = unfit {
+            return self.presence.goes(Absence::Unfit, error);
+        }
+        self.presence.answers(|| {
+            let queued = mail.slots.iter().filter(|slot| slot.failure().is_none());
+            queued.zip(replies).any(|(slot, reply)| slot.claim().is_some() && reply.is_ok())
+        });
+    }
+
+    fn open(
+        &self,
+        slot: Slot<'_>,
+        line: &Arc<Line>,
+        replies: &mut impl Iterator<Item = Result<Value, RedisError>>,
+    ) -> Result<Value, Failure> {
+        let Slot::Queued(claim) = slot else {
+            return Err(slot.failure().unwrap_or(Failure::Withdrawn));
+        };
+        let reply = replies.next().ok_or(Failure::Shape)?;
+        if let Some(trail) = claim {
+            let how = match &reply {
+                Ok(_) => End::CarriedOut,
+                // The last reply is not all: a cluster's connection may have sent the command before.
+                Err(_) if line.is_to_cluster() => End::Doubtful,
+                // A script that fails has not written anything yet.
+                Err(_) => End::Void,
+            };
+            trail.end(self.index, line, how);
+        }
+        Ok(reply?)
+    }
+}
+
+/// What a server says that is the primary no more, or not yet sure of it: the next connection may find another.
+const DEMOTED: [&str; 3] = ["READONLY", "NOREPLICAS", "MASTERDOWN"];
+/// What a server says that cannot do its work at this time, whatever the lock.
+const UNFIT: [&str; 8] =
+    ["READONLY", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "CLUSTERDOWN", "MISCONF", "OOM"];
