@@ -5,6 +5,7 @@
 //! [operations]: operations
 //! [moving]: moving
 //! [FAQ]: faq
+//! [architecture]: https://github.com/redlatch/redlatch/blob/main/docs/ARCHITECTURE.md
 //! [README]: https://github.com/redlatch/redlatch#readme
 //!
 #![doc = include_str!("../docs/README.md")]
@@ -43,6 +44,7 @@ macro_rules! chapters {
     )+};
 }
 
+// `ARCHITECTURE.md` is for those who change the crate, and no chapter.
 chapters! {
     how_it_works "how-it-works.md"
     choosing "choosing.md"

@@ -11,6 +11,8 @@ use std::{
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
+#[cfg(doc)]
+use crate::Error;
 use crate::{
     acquire,
     armed::Armed,

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 pub use self::builder::LockManagerBuilder;
 use self::builder::number;
+#[cfg(doc)]
+use crate::Error;
 use crate::{
     error::Result,
     guard::LockGuard,
