@@ -196,8 +196,11 @@ impl Acquire<'_> {
             // Too few are known to answer: whether that is an outage, all must tell.
             _ if !ledger.is_majority_up() => Opening::Census,
             _ if ledger.waiting.outage(&self.wish.key).is_some() => Opening::Census,
-            // Also where one node alone was heard of late: it does not know how the others are.
-            _ if !self.tries.asked_all.is_some_and(is_recent) => Opening::Census,
+            // Also where one node alone was heard of late: it does not know how the others are. But not right after a
+            // release: those who wait in other processes look now too, and would take the votes from one another.
+            _ if self.tries.stir.is_none() && !self.tries.asked_all.is_some_and(is_recent) => {
+                Opening::Census
+            }
             // Now and then again, so that a dead client's leftover on the first node blocks nobody.
             number if number % 3 == 0 => Opening::Census,
             _ => Opening::OneFirst,

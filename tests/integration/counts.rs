@@ -1,6 +1,7 @@
 //! What a lock costs its servers: commands are counted.
 
 use redlatch::{LockGuard, LockManager, OwnerToken};
+use tokio::time::{Instant, sleep};
 
 use crate::support::{
     Events, Monitor, Server, Site, eventually, millis, on_servers, poll_times, secs, within,
@@ -47,6 +48,59 @@ async fn on_a_quorum_of_five_a_tried_life_costs_five_acquires_and_five_releases(
 #[tokio::test]
 async fn on_a_quorum_of_five_a_run_costs_five_acquires_and_five_releases() {
     assert_five_and_five(async |manager| manager.lock("k").run(async |_| ()).await.unwrap()).await;
+}
+
+/// However long all nodes were not asked: those whom one release wakes would take the votes from one another. Each third
+/// look goes to all nodes, and so may this one: then another release is heard of.
+#[tokio::test]
+async fn after_a_release_one_node_is_asked_first() {
+    let site = Site::servers(3);
+    let (holder, waiter) = (warm(&site).await, warm(&site).await);
+    let guard = holder.lock("k").await.unwrap();
+    let waits = tokio::spawn(waiter.lock("k").acquire());
+    eventually("the waiter listens", async || {
+        let listens = |server: &Server| {
+            let (_, listeners): (String, u64) = server.query(&["PUBSUB", "NUMSUB", "{k}:released"]);
+            listeners > 0
+        };
+        site.all().iter().all(listens)
+    })
+    .await;
+    let monitors: Vec<_> = site.all().iter().map(Monitor::start).collect();
+    let scripts = || site.all().iter().map(Server::scripts).sum::<u64>();
+    let mut token = guard.fencing_token().get();
+    let mut is_shown = false;
+    for _ in 0..12 {
+        // What one node says is taken for all for a second after all were asked.
+        let (mut asked, mut since) = (scripts(), Instant::now());
+        while since.elapsed() < millis(1_200) {
+            sleep(millis(20)).await;
+            if scripts() != asked {
+                (asked, since) = (scripts(), Instant::now());
+            }
+        }
+        monitors.iter().for_each(|monitor| drop(monitor.commands()));
+        token += 1;
+        for server in site.all() {
+            let _heard: u64 = server.query(&["PUBLISH", "{k}:released", &format!("{token} 0")]);
+        }
+        sleep(millis(100)).await;
+        let mut looks: Vec<(String, usize)> = Vec::new();
+        for (node, monitor) in monitors.iter().enumerate() {
+            let commands = monitor.commands();
+            let looked = commands.into_iter().filter(|line| line.contains("EVALSHA"));
+            looks.extend(looked.map(|line| (line, node)));
+        }
+        // Each line begins with the time.
+        looks.sort();
+        is_shown = matches!(looks.as_slice(), [(_, one), (_, other), ..] if one == other);
+        if is_shown {
+            break;
+        }
+    }
+    assert!(is_shown, "each look was one at all nodes");
+    guard.release().await.unwrap();
+    within(waits).await.unwrap().unwrap().release().await.unwrap();
 }
 
 /// Every one of five servers is sent one acquire and then one release, both by hash, and nothing else.
