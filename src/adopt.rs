@@ -53,7 +53,7 @@ pub(crate) async fn look(
     let mut silent = Silent::all(keeper);
     while let Some(Reply { node, answer, .. }) = round.next().await {
         silent.has_spoken(node, answer.as_ref().err());
-        let Ok(Answer::Seen(Sighting { owner: holder, token, .. })) = answer else { continue };
+        let Ok(Answer::Seen(Sighting { value: holder, token, .. })) = answer else { continue };
         answers += 1;
         seen.highest = seen.highest.max(token);
         if joins && holder.as_ref() == Some(owner) {

@@ -8,6 +8,7 @@ use crate::{
     error::{Error, NodeError, Result},
     keeper::Keeper,
     node::{Answer, Command, Sighting, Trail},
+    ticket::LockTicket,
     token::{FencingToken, OwnerToken},
 };
 
@@ -22,9 +23,17 @@ pub struct LockStatus {
 
 #[derive(Clone, Debug)]
 struct Holder {
+    /// What lies under the key.
+    value: OwnerToken,
     owner_token: OwnerToken,
     expires_in: Option<Duration>,
     fencing_token: Option<FencingToken>,
+}
+
+impl Holder {
+    fn is_kept(&self) -> bool {
+        self.value != self.owner_token
+    }
 }
 
 impl LockStatus {
@@ -32,6 +41,13 @@ impl LockStatus {
     #[must_use]
     pub const fn is_held(&self) -> bool {
         self.holder.is_some()
+    }
+
+    /// Whether the lock was released, but its key is kept for nobody until the [shortest hold](crate::LockRequest::min_hold)
+    /// is over. It counts as held, and its owner token is that of who had it.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.holder.as_ref().is_some_and(Holder::is_kept)
     }
 
     /// Returns the holder's owner token.
@@ -53,6 +69,17 @@ impl LockStatus {
         self.holder.as_ref().and_then(|holder| holder.fencing_token)
     }
 
+    /// The ticket by which the lock is taken away from its holder, or from nobody. It is for the command alone: it
+    /// proves what was seen under the key, whoever wrote that.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn ticket(&self, key: impl Into<String>, ttl: Duration) -> Option<LockTicket> {
+        let Holder { value, fencing_token, .. } = self.holder.as_ref()?;
+        // A lock of another library has no token, and is named by the counter it lies beside.
+        let token = fencing_token.unwrap_or(FencingToken::new(0));
+        Some(LockTicket::new(key, value.clone(), token, ttl))
+    }
+
     /// Returns what each node said, in the order in which the manager was given them.
     #[must_use]
     pub fn votes(&self) -> &[NodeVote] {
@@ -65,9 +92,17 @@ impl LockStatus {
 pub struct NodeVote {
     node: String,
     seen: Result<Sighting, NodeError>,
+    /// The owner token in the value that was seen.
+    owner_token: Option<OwnerToken>,
 }
 
 impl NodeVote {
+    fn new(node: String, seen: Result<Sighting, NodeError>) -> Self {
+        let value = seen.as_ref().ok().and_then(|seen| seen.value.as_ref());
+        let owner_token = value.map(|value| value.left_by().unwrap_or_else(|| value.clone()));
+        Self { node, seen, owner_token }
+    }
+
     /// Returns the node's name.
     #[must_use]
     pub fn node(&self) -> &str {
@@ -77,7 +112,17 @@ impl NodeVote {
     /// Returns the owner token under the key there; `None` if there is none, or the node did not answer.
     #[must_use]
     pub fn owner_token(&self) -> Option<&OwnerToken> {
-        self.seen.as_ref().ok().and_then(|seen| seen.owner.as_ref())
+        self.owner_token.as_ref()
+    }
+
+    /// Whether the lock was released there, but its key is kept for nobody.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.value().is_some_and(|value| value.left_by().is_some())
+    }
+
+    fn value(&self) -> Option<&OwnerToken> {
+        self.seen.as_ref().ok().and_then(|seen| seen.value.as_ref())
     }
 
     /// Returns how long the key lives there; `None` also for a key without expiry.
@@ -139,7 +184,7 @@ pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> 
             Ok(_) => Err(ledger.nodes[node].odd_answer()),
             Err(error) => Err(error),
         };
-        NodeVote { node: ledger.nodes[node].name().to_owned(), seen }
+        NodeVote::new(ledger.nodes[node].name().to_owned(), seen)
     };
     let votes = join_all((0..ledger.links.len()).map(vote)).await;
     let errors: Vec<NodeError> = votes.iter().filter_map(|vote| vote.error().cloned()).collect();
@@ -163,19 +208,20 @@ pub(crate) async fn ping(keeper: &Keeper) -> Vec<NodeHealth> {
 
 /// Who holds the lock on a majority of nodes.
 fn holder(votes: &[NodeVote], quorum: usize) -> Option<Holder> {
-    let of = |owner: &OwnerToken| -> Vec<&NodeVote> {
-        votes.iter().filter(|vote| vote.owner_token() == Some(owner)).collect()
+    let of = |value: &OwnerToken| -> Vec<&NodeVote> {
+        votes.iter().filter(|vote| vote.value() == Some(value)).collect()
     };
-    let owners = votes.iter().filter_map(NodeVote::owner_token);
-    let (owner_token, held) =
-        owners.map(|owner| (owner, of(owner))).find(|(_, held)| held.len() >= quorum)?;
+    let values = votes.iter().filter_map(NodeVote::value);
+    let (value, held) =
+        values.map(|value| (value, of(value))).find(|(_, held)| held.len() >= quorum)?;
     let mut ends: Vec<Option<Duration>> = held.iter().map(|vote| vote.expires_in()).collect();
     // A key without expiry outlives the others.
     ends.sort_unstable_by_key(|end| std::cmp::Reverse(end.unwrap_or(Duration::MAX)));
     let tokens: Vec<FencingToken> = held.iter().filter_map(|vote| vote.fencing_token()).collect();
     let agreed = tokens.iter().find(|token| tokens.iter().filter(|t| t == token).count() >= quorum);
     Some(Holder {
-        owner_token: owner_token.clone(),
+        owner_token: value.left_by().unwrap_or_else(|| value.clone()),
+        value: value.clone(),
         expires_in: ends[quorum - 1],
         fencing_token: agreed.copied().or_else(|| tokens.iter().max().copied()),
     })

@@ -81,19 +81,26 @@ impl OwnerToken {
         Self((&*random::uuid().simple().encode_lower(&mut hex)).into())
     }
 
-    /// Wraps a token of the caller's choice, 1 to 256 bytes.
+    /// Wraps a token of the caller's choice, 1 to 256 bytes that do not begin with U+0001.
     ///
     /// Two guards with one owner token share one lock, so it must name its owner uniquely.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the token is empty or longer than 256 bytes.
+    /// [`Error::Config`] if the token is empty or longer than 256 bytes, or begins with U+0001, which marks a key that
+    /// is kept for nobody.
     pub fn new(token: impl Into<String>) -> Result<Self> {
         let token = token.into();
-        if (1..=256).contains(&token.len()) {
-            return Ok(Self(token.into()));
+        if !(1..=256).contains(&token.len()) {
+            let length = token.len();
+            return Err(Error::config(format!(
+                "an owner token must have 1 to 256 bytes, not {length}"
+            )));
         }
-        Err(Error::config(format!("an owner token must have 1 to 256 bytes, not {}", token.len())))
+        if token.starts_with(KEPT) {
+            return Err(Error::config("an owner token must not begin with U+0001"));
+        }
+        Ok(Self(token.into()))
     }
 
     /// Returns the whole token. Keep it out of logs.
@@ -107,11 +114,22 @@ impl OwnerToken {
         Self(String::from_utf8_lossy(value).into())
     }
 
-    /// What is left under a key that was released but is kept for nobody.
-    pub(crate) fn released(&self) -> Self {
-        Self(format!("{}:released", self.0).into())
+    /// The value of a key that this owner has released, but that is kept for nobody.
+    ///
+    /// No owner token begins with the mark. So the value differs from every owner's, and each command that compares the
+    /// two refuses the key by itself: nobody can extend, adopt, take over or release it.
+    pub(crate) fn kept(&self) -> Self {
+        Self([KEPT, &*self.0].concat().into())
+    }
+
+    /// Who left a key with this value for nobody, if it was.
+    pub(crate) fn left_by(&self) -> Option<Self> {
+        self.0.strip_prefix(KEPT).map(|owner| Self(owner.into()))
     }
 }
+
+/// The mark in front of the value of a key that is kept for nobody.
+const KEPT: &str = "\u{1}";
 
 impl fmt::Display for OwnerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,5 +183,13 @@ mod tests {
         assert!(OwnerToken::new("").unwrap_err().is_config());
         assert!(OwnerToken::new("x".repeat(256)).is_ok());
         assert!(OwnerToken::new("x".repeat(257)).unwrap_err().is_config());
+    }
+
+    #[test]
+    fn no_token_begins_with_the_mark_of_kept_keys() {
+        let kept = OwnerToken::new("us").unwrap().kept();
+        assert!(OwnerToken::new(kept.as_str()).unwrap_err().is_config());
+        assert_eq!(kept.left_by(), Some(OwnerToken::new("us").unwrap()));
+        assert_eq!(OwnerToken::new("us").unwrap().left_by(), None);
     }
 }

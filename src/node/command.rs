@@ -71,7 +71,8 @@ pub(crate) enum Answer {
 /// Who held a lock at one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sighting {
-    pub(crate) owner: Option<OwnerToken>,
+    /// What lies under the key: an owner token, or one that left it for nobody.
+    pub(crate) value: Option<OwnerToken>,
     pub(crate) expires_in: Option<Duration>,
     pub(crate) token: u64,
 }

@@ -142,7 +142,7 @@ impl Kept {
             Command::Inspect => {
                 let found = self.locks.get(lock);
                 Answer::Seen(Sighting {
-                    owner: found.map(|(owner, _)| owner.clone()),
+                    value: found.map(|(owner, _)| owner.clone()),
                     expires_in: found.map(|(_, end)| *end - now),
                     token: self.token(fence),
                 })
@@ -216,10 +216,9 @@ impl Kept {
         let is_this = (lowest..=highest).contains(&self.token(names.fence));
         let found = self.locks.get_mut(names.lock);
         match (found, keep) {
-            (Some((owner, _)), _) if *owner == names.owner.released() => Answer::Deleted,
+            (Some((owner, _)), _) if *owner == names.owner.kept() => Answer::Deleted,
             (Some((owner, end)), Some(keep)) if owner == names.owner && is_this => {
-                (*owner, *end) =
-                    (names.owner.released(), now + Duration::from_millis(millis(keep)));
+                (*owner, *end) = (names.owner.kept(), now + Duration::from_millis(millis(keep)));
                 Answer::Deleted
             }
             (Some((owner, _)), None) if owner == names.owner && is_this => {

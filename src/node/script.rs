@@ -129,7 +129,7 @@ fn refused(pttl: i64, holder: &Value) -> Option<Answer> {
 fn seen(owner: &Value, pttl: i64, token: &Value) -> Option<Answer> {
     let owner = OwnerToken::found(bytes(owner)?);
     Some(Answer::Seen(Sighting {
-        owner: Some(owner).filter(|_| pttl != NO_SUCH_KEY),
+        value: Some(owner).filter(|_| pttl != NO_SUCH_KEY),
         expires_in: u64::try_from(pttl).ok().map(Duration::from_millis),
         token: number(token)?,
     }))

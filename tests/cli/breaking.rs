@@ -61,6 +61,16 @@ async fn a_key_without_an_end_is_broken_too() {
 }
 
 #[tokio::test]
+async fn what_is_kept_for_nobody_is_broken_too() {
+    let servers = Server::group(3);
+    let args = ["run", "--no-wait", "--min-hold", "60s", "k", "--", "true"];
+    on(&servers, &args).await.is(0);
+    let broken = on(&servers, &["break", "--yes", "k"]).await;
+    broken.is(0).prints("broke k, held by ").prints("(released)");
+    on(&servers, &args).await.is(0);
+}
+
+#[tokio::test]
 async fn a_lock_on_which_the_counters_disagree_is_said_to_be_unbreakable() {
     let servers = Server::group(3);
     for (server, counter) in servers.iter().zip(["7", "8", "9"]) {

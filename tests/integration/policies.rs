@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use redlatch::{LossReason, OwnerToken, Retry};
+use redlatch::{LockTicket, LossReason, OwnerToken, Retry};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
@@ -27,6 +27,7 @@ everywhere!(
     policies_that_cannot_work_are_refused,
     the_longest_max_hold_bounds_nothing,
     a_kept_key_is_nobodys,
+    no_text_takes_a_kept_key_over,
     a_kept_lock_ends_for_all_who_shared_it,
     waiting_retries_are_not_spent_on_a_kept_key,
 );
@@ -185,7 +186,25 @@ async fn a_kept_key_is_nobodys(site: Site) {
     let joined = request().retry(Retry::never()).acquire_or_extend().await;
     assert!(joined.unwrap_err().is_contended());
     assert!(request().try_acquire().await.unwrap_err().is_contended());
-    assert_eq!(site.holder("k").await.as_deref(), Some("us:released"));
+    assert_is_kept_by_us(&site).await;
+}
+
+/// A text that looks like what lies under a kept key is another owner's.
+async fn no_text_takes_a_kept_key_over(site: Site) {
+    let us = OwnerToken::new("us").unwrap();
+    let guard = site.manager().lock("k").owner(us).ttl(secs(30)).min_hold(secs(600)).await.unwrap();
+    let (fencing, ttl) = (guard.fencing_token(), guard.ttl());
+    guard.release().await.unwrap();
+    assert!(OwnerToken::new("\u{1}us").unwrap_err().is_config());
+    for text in ["us", "us:released", "u001us", "\\1us"] {
+        let owner = OwnerToken::new(text).unwrap();
+        let request = || site.manager().lock("k").owner(owner.clone()).retry(Retry::never());
+        assert!(request().acquire_or_extend().await.unwrap_err().is_contended(), "{text}");
+        assert!(request().try_acquire().await.unwrap_err().is_contended(), "{text}");
+        let ticket = LockTicket::new("k", owner, fencing, ttl);
+        assert!(site.manager().adopt(ticket).await.unwrap_err().is_not_held(), "{text}");
+    }
+    assert_is_kept_by_us(&site).await;
 }
 
 async fn a_kept_lock_ends_for_all_who_shared_it(site: Site) {
@@ -198,7 +217,15 @@ async fn a_kept_lock_ends_for_all_who_shared_it(site: Site) {
     assert!(second.extend(secs(600)).await.unwrap_err().is_not_held());
     drop(second);
     assert_eq!(manager.close().await, 0);
-    assert_eq!(site.holder("k").await.as_deref(), Some("us:released"));
+    assert_is_kept_by_us(&site).await;
+}
+
+async fn assert_is_kept_by_us(site: &Site) {
+    let status = site.manager().inspect("k").await.unwrap();
+    assert!(status.is_held() && status.is_kept(), "{status:?}");
+    assert_eq!(status.owner_token().map(OwnerToken::as_str), Some("us"));
+    let left = site.all().iter().filter(|server| server.get("k").as_deref() == Some("\u{1}us"));
+    assert!(site.is_memory() || left.count() > site.all().len() / 2);
 }
 
 /// A release that frees nothing wakes nobody.

@@ -76,7 +76,7 @@ impl From<&Answer> for Word {
             }
             Answer::Deleted => vec![Self::Number(3)],
             Answer::Seen(seen) => {
-                let owner = seen.owner.as_ref().map(|owner| owner.as_str().to_owned());
+                let owner = seen.value.as_ref().map(|owner| owner.as_str().to_owned());
                 let owner = Self::Text(owner.unwrap_or_default());
                 vec![
                     Self::Number(4),

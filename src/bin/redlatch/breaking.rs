@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use redlatch::{FencingToken, LockManager, LockStatus, LockTicket};
+use redlatch::{LockManager, LockStatus, LockTicket};
 use serde::Serialize;
 
 use crate::{
@@ -20,22 +20,14 @@ pub(crate) async fn break_lock(
     options: &Options,
 ) -> Result<u8, Failure> {
     let status = manager.inspect(key).await?;
-    let outcome = match ticket(key, &status) {
+    let outcome = match status.ticket(key, TTL) {
         None => Outcome::NotHeld,
         Some(_) if !is_sure && !is_wanted(key, &status)? => Outcome::Declined,
         Some(ticket) => take_away(ticket, manager).await?,
     };
-    let held_by = status.owner_token().map(owner::shown);
+    let held_by = status.owner_token().map(|token| owner::shown_as(token, status.is_kept()));
     output::answer(&Report { key: key.to_owned(), outcome, held_by }, options);
     Ok(outcome.code())
-}
-
-/// What proves to the nodes which lock is meant: owner and fencing token. A lock of another library has none, and
-/// is named by the counter it lies beside.
-fn ticket(key: &str, status: &LockStatus) -> Option<LockTicket> {
-    let owner = status.owner_token()?.clone();
-    let token = status.fencing_token().unwrap_or(FencingToken::new(0));
-    Some(LockTicket::new(key, owner, token, TTL))
 }
 
 fn is_wanted(key: &str, status: &LockStatus) -> Result<bool, Failure> {
@@ -52,7 +44,8 @@ async fn take_away(ticket: LockTicket, manager: &LockManager) -> Result<Outcome,
             _ => Ok(Outcome::Broken),
         },
         Err(error) if error.is_not_held() => {
-            let is_there = manager.inspect(key).await?.owner_token() == Some(&owner);
+            let seen = manager.inspect(key.clone()).await?.ticket(key, TTL);
+            let is_there = seen.is_some_and(|seen| *seen.owner_token() == owner);
             Ok(if is_there { Outcome::Unbreakable } else { Outcome::Gone })
         }
         Err(error) => Err(error.into()),

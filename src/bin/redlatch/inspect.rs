@@ -50,7 +50,7 @@ impl Lock {
         Self {
             key: key.to_owned(),
             held: status.is_held(),
-            held_by: status.owner_token().map(owner::shown),
+            held_by: status.owner_token().map(|token| owner::shown_as(token, status.is_kept())),
             expires_in_ms: status.expires_in().map(millis),
             fencing_token: status.fencing_token().filter(|_| status.is_held()).map(u64::from),
             votes: status.votes().iter().map(Vote::new).collect(),
@@ -62,7 +62,7 @@ impl Vote {
     fn new(vote: &NodeVote) -> Self {
         Self {
             node: vote.node().to_owned(),
-            held_by: vote.owner_token().map(owner::shown),
+            held_by: vote.owner_token().map(|token| owner::shown_as(token, vote.is_kept())),
             expires_in_ms: vote.expires_in().map(millis),
             fencing_token: vote.fencing_token().map(u64::from),
             error: vote.error().map(|error| chain(error)),

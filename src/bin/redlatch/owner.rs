@@ -13,11 +13,12 @@ pub(crate) fn new() -> Result<OwnerToken> {
 
 /// What may be shown of a token: host and process id if it is one of ours, else its first characters.
 pub(crate) fn shown(token: &OwnerToken) -> String {
-    // What a key holds that was released, but is kept for a while.
-    if let Some(name) = token.as_str().strip_suffix(":released").and_then(name) {
-        return format!("{} (released)", text::printable(name));
-    }
     text::printable(name(token.as_str()).unwrap_or(&token.to_string()))
+}
+
+/// The same of who holds a lock, or has released it and left it to nobody for a while.
+pub(crate) fn shown_as(token: &OwnerToken, is_kept: bool) -> String {
+    format!("{}{}", shown(token), if is_kept { " (released)" } else { "" })
 }
 
 /// `db1-4711` of `db1-4711-0f3c..`.

@@ -60,7 +60,7 @@ impl<'a> Progress<'a> {
 /// Who holds a lock, as far as it may be shown, and for how long.
 pub(crate) fn holder(status: &LockStatus) -> Option<(String, Option<u64>)> {
     let token = status.owner_token()?;
-    Some((owner::shown(token), status.expires_in().map(text::millis)))
+    Some((owner::shown_as(token, status.is_kept()), status.expires_in().map(text::millis)))
 }
 
 /// How long to wait in silence.

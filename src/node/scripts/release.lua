@@ -19,8 +19,8 @@ if not owner then
   if ARGV[8] and counter == released then return {3} end
   return {-1, type(counter) == 'string' and tonumber(counter) or 0}
 end
--- A mark that makes it nobody's lock.
-local kept, keep = ARGV[1] .. ':released', tonumber(ARGV[4])
+-- No owner token begins with this byte, so that nobody's commands match a kept key.
+local kept, keep = '\1' .. ARGV[1], tonumber(ARGV[4])
 if owner == kept then return {3} end
 if owner ~= ARGV[1] then
   local counter = redis.pcall('GET', KEYS[2])
