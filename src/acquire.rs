@@ -285,7 +285,7 @@ impl Acquire<'_> {
 
     /// Counts an attempt that failed. Returns why: that one node has the lock held by another does not hide that the
     /// others do not answer.
-    fn note(&mut self, Refusal { error, is_split, health }: Refusal) -> Error {
+    fn note(&mut self, Refusal { error, is_brief, health }: Refusal) -> Error {
         let (record, tries) = (&mut self.record, &mut self.tries);
         record.attempts = record.attempts.saturating_add(1);
         tries.outages = match &health {
@@ -296,7 +296,7 @@ impl Acquire<'_> {
         };
         let is_late = matches!(error, Error::ValidityExpired { .. });
         tries.late = if is_late { tries.late + 1 } else { 0 };
-        tries.stir = if is_split { Some(tries.stir.unwrap_or(0)) } else { tries.stir };
+        tries.stir = if is_brief { Some(tries.stir.unwrap_or(0)) } else { tries.stir };
         let (key, attempt) = (&*self.wish.key.name, record.attempts);
         tracing::debug!(key, attempt, %error, "attempt failed");
         match health {

@@ -7,74 +7,91 @@ use tokio::time::Instant;
 use crate::{
     armed::Armed,
     attempt::{Refusal, Wish},
+    attempt_id::AttemptId,
     claim::Claim,
     clock,
     error::{Error, NodeError, Result},
     keeper::Keeper,
     key::Key,
     node::{Answer, Command, Sighting, Touch, Trail},
-    offer::{Offer, Undo},
-    outage::Health,
+    offer::{Offer, Origin},
     round::{Reply, Round},
     terms::{Terms, hold},
     token::OwnerToken,
 };
 
-/// What the nodes say of a chosen owner token.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    /// The highest fencing counter.
-    pub(crate) highest: u64,
-    /// The fencing token under which a majority has the owner.
-    pub(crate) held: Option<u64>,
+/// An owner's lock, as a majority has it.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    token: u64,
+    id: AttemptId,
+    /// Whether some guard holds it, and has this very token.
+    is_held: bool,
 }
 
-/// Looks what an owner token holds, until a majority has answered. `joins`: until it is clear whether a
-/// majority agrees. Fails if it is not by `until`.
-pub(crate) async fn look(
+impl Seen {
+    fn is_same_as(self, other: &Self) -> bool {
+        (self.token, self.id) == (other.token, other.id)
+    }
+}
+
+/// Looks which lock an owner has, until it is clear whether a majority tells one and the same. Fails if too few have
+/// answered by `until`.
+///
+/// The owner on a majority proves nothing: different attempts of the owner may have the nodes, and may even have been
+/// granted the same counter there. Only one attempt can have a majority beside one id.
+async fn look(
     keeper: &Keeper,
     key: &Arc<Key>,
     owner: &OwnerToken,
-    joins: bool,
     until: Option<Instant>,
-) -> Result<Seen, Refusal> {
-    let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
-    let trail = Arc::new(Trail::new(key.clone(), owner.clone(), ledger.links.len()));
+) -> Result<Option<Seen>> {
+    let (ledger, quorum, nodes) =
+        (&keeper.ledger, keeper.ledger.quorum(), keeper.ledger.links.len());
+    let trail = Arc::new(Trail::new(key.clone(), owner.clone(), AttemptId::EMPTY, nodes));
     let (mut round, sent) = (Round::until(until), clock::now());
-    for node in 0..ledger.links.len() {
+    for node in 0..nodes {
         let (ledger, trail) = (ledger.clone(), trail.clone());
-        round.push(
-            node,
-            sent,
-            async move { ledger.links[node].ask(&trail, Command::Inspect).await },
-        );
+        let look = async move { ledger.links[node].ask(&trail, Command::Inspect).await };
+        round.push(node, sent, look);
     }
-    let (mut seen, mut ours, mut answers) = (Seen::default(), Vec::new(), 0);
-    let mut silent = Silent::all(keeper);
+    let (mut ours, mut answers, mut silent) = (Vec::new(), 0, Silent::all(keeper));
     while let Some(Reply { node, answer, .. }) = round.next().await {
         silent.has_spoken(node, answer.as_ref().err());
-        let Ok(Answer::Seen(Sighting { value: holder, token, .. })) = answer else { continue };
+        let Ok(Answer::Seen(Sighting { value, token, id, is_held, .. })) = answer else { continue };
         answers += 1;
-        seen.highest = seen.highest.max(token);
-        if joins && holder.as_ref() == Some(owner) {
-            ours.push(token);
+        if value.as_ref() == Some(owner) {
+            ours.push(Seen { token, id, is_held });
         }
-        let alike = ours.iter().filter(|other| **other == token).count();
-        if alike >= quorum {
-            seen.held = Some(token);
-            break;
+        let alike = most_alike(&ours);
+        if alike.len() >= quorum {
+            let is_held = alike.iter().any(|seen| seen.is_held);
+            return Ok(Some(Seen { is_held, ..alike[0] }));
         }
-        let may_agree = ours.len() + ledger.links.len() - answers >= quorum;
-        if answers >= quorum && !(joins && may_agree) {
-            break;
+        if answers - alike.len() > nodes - quorum {
+            return Ok(None);
         }
-    }
-    if !round.is_cut() {
-        return Ok(seen);
     }
     let (key, nodes) = (key.name.to_string(), silent.errors(keeper, sent));
-    let error = Error::Unavailable { key, needed: quorum, reached: answers, nodes, unheard: 0 };
-    Err(Refusal { error, is_split: false, health: Health::Unknown })
+    Err(Error::Unavailable { key, needed: quorum, reached: answers, nodes, unheard: 0 })
+}
+
+fn most_alike(seen: &[Seen]) -> Vec<Seen> {
+    let alike = |one: &Seen| -> Vec<Seen> {
+        seen.iter().copied().filter(|other| other.is_same_as(one)).collect()
+    };
+    seen.iter().map(alike).max_by_key(Vec::len).unwrap_or_default()
+}
+
+/// Which attempt of the owner's has this fencing token, for a ticket that does not say.
+pub(crate) async fn attempt_of(
+    keeper: &Keeper,
+    key: &Arc<Key>,
+    owner: &OwnerToken,
+    token: u64,
+) -> Result<AttemptId> {
+    let seen = look(keeper, key, owner, None).await?.filter(|seen| seen.token == token);
+    seen.map(|seen| seen.id).ok_or_else(|| Error::NotHeld { key: key.name.to_string() })
 }
 
 /// The nodes of a round that have not answered yet, and the errors of those that have failed.
@@ -101,16 +118,31 @@ impl Silent {
     }
 }
 
-/// Extends the lock that an owner holds under this fencing token. `None`: it does not hold it any more.
+/// Extends the lock that an owner holds already. `None`: it holds none that can be shared.
+///
+/// What is not marked as held may come to nothing yet: its election may still raise the token, or fail and be undone
+/// under whoever had joined it. The mark is written only beside the token of a guard that there was, so that one node is
+/// enough to tell. The attempt of a random owner is not marked: somebody else uses its text, and knows what he does.
 pub(crate) async fn join(
     keeper: &Arc<Keeper>,
     wish: &Wish,
     owner: &OwnerToken,
-    token: u64,
     until: Option<Instant>,
 ) -> Result<Option<Armed>, Refusal> {
-    let offer = Offer { undo: Undo::Nothing, renewal: wish.renewal.clone() };
-    let armed = keeper.arm(wish.key.clone(), owner.clone(), offer)?;
+    let seen = match look(keeper, &wish.key, owner, until).await {
+        Ok(seen) => seen.filter(|seen| seen.is_held || seen.id.is_empty()),
+        Err(error) if until.is_some_and(|until| until <= Instant::now()) => {
+            return Err(error.into());
+        }
+        // The attempt that follows tells what is wrong with the nodes.
+        Err(_) => None,
+    };
+    let is_ending = |id| keeper.ledger.is_being_released(&wish.key, owner, id);
+    let Some(Seen { token, id, .. }) = seen.filter(|seen| !is_ending(seen.id)) else {
+        return Ok(None);
+    };
+    let offer = Offer { origin: Origin::Adopted, renewal: wish.renewal.clone() };
+    let armed = keeper.arm(wish.key.clone(), owner.clone(), id, offer)?;
     let terms = Terms { token, ttl: wish.ttl, began: clock::now() };
     match adopt(armed, terms, &wish.caller, until).await {
         Ok(armed) => Ok(Some(armed)),
@@ -119,8 +151,8 @@ pub(crate) async fn join(
     }
 }
 
-/// Proves that a majority has the claim's owner under this very fencing token, extends the lock there, and
-/// holds it. An owner match alone proves nothing: the owner may have lost the lock and taken it anew.
+/// Proves that a majority has the claim's owner and attempt under this very fencing token, extends the lock there, and
+/// holds it. Owner and attempt alone prove nothing: another may have held the lock since.
 ///
 /// Whatever happens before, nothing is undone: the lock may be another guard's.
 pub(crate) async fn adopt(
@@ -200,11 +232,8 @@ impl Proof {
     fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
         self.silent.has_spoken(node, answer.as_ref().err());
         match answer {
-            // Ours, but not under this token: it is no proof, but it is to be released with the rest.
-            Ok(Answer::Ours { token, .. }) if token != self.token => {
-                self.claim.note_counter(node, token);
-                self.refused += 1;
-            }
+            // Ours, but not beside this token: it is no proof, but it is to be released with the rest.
+            Ok(Answer::Ours { token, .. }) if token != self.token => self.refused += 1,
             Ok(answer) if self.claim.note(node, sent, self.ttl, &answer) => self.proven += 1,
             Ok(_) => self.refused += 1,
             Err(_) => {}

@@ -3,6 +3,7 @@
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use crate::{
+    attempt_id::AttemptId,
     claim::Claim,
     error::Result,
     keeper::{Job, Keeper, Work},
@@ -25,9 +26,10 @@ impl Keeper {
         self: &Arc<Self>,
         key: Arc<Key>,
         owner: OwnerToken,
+        id: AttemptId,
         offer: Offer,
     ) -> Result<Armed> {
-        let trail = Trail::new(key, owner, self.ledger.links.len());
+        let trail = Trail::new(key, owner, id, self.ledger.links.len());
         let drift = self.settings.clock_drift;
         let claim = Arc::new(Claim::new(self.ledger.next_id(), trail, drift, offer));
         self.ledger.enter(claim.clone());
@@ -65,7 +67,6 @@ impl Armed {
     pub(crate) async fn release(mut self) -> Result<()> {
         let claim = self.claim().clone();
         claim.withdraw();
-        self.keeper.ledger.owe(&claim);
         let mut settling: Job = Box::pin(self.keeper.ledger.settle_apart(claim.clone()));
         let mut is_over = false;
         let unavailable = || claim.with_release(|release| release.unavailable(claim.key()));
@@ -94,7 +95,6 @@ impl Drop for Armed {
         if claim.to_release().is_empty() {
             self.keeper.ledger.strike(&claim);
         } else {
-            self.keeper.ledger.owe(&claim);
             self.keeper.send(Work::Release(claim));
         }
     }

@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Span;
 
 use crate::{
-    adopt::{join, look},
+    adopt::join,
     armed::Armed,
+    attempt_id::AttemptId,
     claim::Claim,
     clock,
     error::{Error, NodeError, Result},
@@ -16,7 +18,7 @@ use crate::{
     key::Key,
     ledger::Ledger,
     node::{Answer, Command, Touch},
-    offer::{Offer, Renewal, Undo},
+    offer::{Offer, Origin, Renewal},
     outage::Health,
     round::Reply,
     terms::{Answers, Terms, hold},
@@ -53,8 +55,9 @@ pub(crate) enum Opening {
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) error: Error,
-    /// The contenders took the votes from one another, and will all give them back.
-    pub(crate) is_split: bool,
+    /// It is worth another look soon: the contenders took the votes from one another, and will all give them back, or
+    /// another attempt of the owner got what this one will share.
+    pub(crate) is_brief: bool,
     /// What it says of the nodes.
     pub(crate) health: Health,
 }
@@ -88,24 +91,21 @@ async fn attempt_by(
     opening: Opening,
     until: Option<Instant>,
 ) -> Result<Armed, Refusal> {
-    let Some(owner) = &wish.owner else {
-        let offer = Offer { undo: Undo::Everything, renewal: wish.renewal.clone() };
-        let armed = keeper.arm(wish.key.clone(), OwnerToken::random(), offer)?;
-        return Election::new(wish, armed, clock::proposal(), until).run(opening).await;
+    let (owner, id) = match &wish.owner {
+        None => (OwnerToken::random(), AttemptId::EMPTY),
+        Some(owner) => {
+            if wish.joins
+                && let Some(armed) = join(keeper, wish, owner, until).await?
+            {
+                return Ok(armed);
+            }
+            // Fresh for each attempt: a late undo of the one before must not fit this one.
+            (owner.clone(), AttemptId::random())
+        }
     };
-    // A chosen owner token may have been used before: what it holds is looked at first, so that the proposal
-    // is above it and an undo cannot take one for the other.
-    let seen = look(keeper, &wish.key, owner, wish.joins, until).await?;
-    if let Some(token) = seen.held
-        && !keeper.ledger.is_being_released(&wish.key, owner, token)
-        && let Some(armed) = join(keeper, wish, owner, token, until).await?
-    {
-        return Ok(armed);
-    }
-    let proposal = clock::proposal().max(seen.highest.saturating_add(1));
-    let offer = Offer { undo: Undo::GrantedSince(proposal), renewal: wish.renewal.clone() };
-    let armed = keeper.arm(wish.key.clone(), owner.clone(), offer)?;
-    Election::new(wish, armed, proposal, until).run(opening).await
+    let offer = Offer { origin: Origin::Own, renewal: wish.renewal.clone() };
+    let armed = keeper.arm(wish.key.clone(), owner, id, offer)?;
+    Election::new(wish, armed, until).run(opening).await
 }
 
 /// The votes of one attempt.
@@ -130,10 +130,11 @@ struct Election<'a> {
 struct Refused {
     expires_in: Option<Duration>,
     holder: String,
+    is_owners: bool,
 }
 
 impl<'a> Election<'a> {
-    fn new(wish: &'a Wish, armed: Armed, proposal: u64, until: Option<Instant>) -> Self {
+    fn new(wish: &'a Wish, armed: Armed, until: Option<Instant>) -> Self {
         let (claim, ledger) = (armed.claim().clone(), armed.keeper().ledger.clone());
         let answers = Answers::new(armed.keeper().clone(), claim.clone(), wish.ttl, until);
         let nodes = ledger.links.len();
@@ -144,7 +145,7 @@ impl<'a> Election<'a> {
             armed,
             claim,
             ledger,
-            proposal,
+            proposal: clock::proposal(),
             began: clock::now(),
             opening: Opening::AllAtOnce,
             asked: vec![false; nodes],
@@ -155,22 +156,10 @@ impl<'a> Election<'a> {
     }
 
     async fn run(mut self, opening: Opening) -> Result<Armed, Refusal> {
-        if let Some(owner) = &self.wish.owner {
-            let owed = self.ledger.owed_at(&self.wish.key, owner, self.proposal);
-            owed.into_iter().for_each(|node| self.leave_out(node));
-        }
         self.opening = opening;
         self.open().await?;
         let token = self.agree().await?;
         self.hold(token)
-    }
-
-    /// Does not ask a node where an earlier attempt of the same owner may still be undone.
-    fn leave_out(&mut self, node: usize) {
-        if !std::mem::replace(&mut self.asked[node], true) {
-            self.reports[node] = Report::Out;
-            self.errors.push(self.ledger.nodes[node].owed_undo());
-        }
     }
 
     /// Asks the nodes, all of them unless the first refuses.
@@ -179,7 +168,7 @@ impl<'a> Election<'a> {
             Opening::AllAtOnce | Opening::Census => Vec::new(),
             Opening::OneFirst => self.ledger.order_of(&self.wish.key),
         };
-        for node in order.into_iter().filter(|&node| !self.asked[node]).collect::<Vec<_>>() {
+        for node in order {
             self.ask(&[node]);
             // A node that is slow may vote with the others.
             let Ok(Some(reply)) = timeout(CANVASS_PATIENCE, self.answers.round.next()).await else {
@@ -263,54 +252,54 @@ impl<'a> Election<'a> {
     fn raise(&mut self, node: usize, to: u64) {
         let told = self.reports[node].told().unwrap_or_default();
         self.reports[node] = Report::Raising(told);
-        self.claim.raising(node, to);
-        let raise = Command::Touch { ttl: None, token: to, mode: Touch::Keep };
+        let raise = Command::Touch { ttl: None, token: to, mode: Touch::Raise };
         self.answers.round.push(node, clock::now(), self.ledger.ask(node, &self.claim, raise));
     }
 
     fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
-        let was_raised = self.reports[node] != Report::Awaited;
         self.reports[node] = Report::Out;
         let answer = match answer {
-            // On its way to a cluster an acquire may be carried out twice: a lock above all that was seen was granted
-            // the first time.
-            Ok(Answer::Ours { token, .. })
-                if !was_raised
-                    && token >= self.proposal
-                    && self.ledger.nodes[node].is_cluster() =>
-            {
-                Answer::Granted { token }
-            }
-            // An acquire does not share what a chosen owner holds already.
-            Ok(Answer::Ours { expires_in, .. })
-                if !was_raised && self.claim.undo != Undo::Everything =>
-            {
-                let holder = String::from("the same owner");
-                Answer::Refused { expires_in: Some(expires_in), holder }
-            }
             Ok(answer) => answer,
             Err(error) => return self.errors.push(error),
         };
-        let is_ours = self.claim.note(node, sent, self.wish.ttl, &answer);
+        self.claim.note(node, sent, self.wish.ttl, &answer);
         match answer {
-            Answer::Granted { token } | Answer::Ours { token, .. } if is_ours => {
+            Answer::Granted { token } | Answer::Ours { token, .. } => {
                 self.reports[node] = Report::Told(token);
             }
-            Answer::Refused { expires_in, holder } => {
-                self.refusals.push(Refused { expires_in, holder });
+            Answer::Refused { expires_in, holder, is_owners } => {
+                self.refusals.push(Refused { expires_in, holder, is_owners });
             }
             _ => {
                 let (expires_in, holder) = (Some(Duration::ZERO), String::new());
-                self.refusals.push(Refused { expires_in, holder });
+                self.refusals.push(Refused { expires_in, holder, is_owners: false });
             }
         }
     }
 
     /// Turns the votes into a held lock, if there is something left of them.
-    fn hold(self, token: u64) -> Result<Armed, Refusal> {
+    fn hold(mut self, token: u64) -> Result<Armed, Refusal> {
         let terms = Terms { token, ttl: self.wish.ttl, began: self.began };
         hold(self.armed.keeper(), &self.claim, terms, &self.wish.caller)?;
+        if !self.claim.trail.id.is_empty() {
+            self.mark_held(token);
+        }
         Ok(self.armed)
+    }
+
+    /// Marks a lock that may be shared as held, so that others of its owner may join it. The marks are queued at once,
+    /// and nobody waits for their answers: who comes before looks again.
+    fn mark_held(&mut self, token: u64) {
+        let sent = clock::now();
+        for node in 0..self.asked.len() {
+            let mark = Command::Touch { ttl: None, token, mode: Touch::Extend };
+            self.answers.round.push(node, sent, self.ledger.ask(node, &self.claim, mark));
+        }
+        if let Some(Some(Reply { node, sent, answer: Ok(answer) })) =
+            self.answers.round.next().now_or_never()
+        {
+            self.claim.note(node, sent, self.wish.ttl, &answer);
+        }
     }
 
     /// Whether the answers still awaited cannot turn contention into an outage or back.
@@ -351,16 +340,17 @@ impl<'a> Election<'a> {
             unheard: self.reports.len() - reached - self.errors.len(),
             nodes: std::mem::take(&mut self.errors),
         };
-        Refusal { error, is_split: false, health }
+        Refusal { error, is_brief: false, health }
     }
 
     fn contended(&self) -> Refusal {
         let retry_after = self.free_in();
         let holder = &self.refusals[0].holder;
-        let is_split = self.refusals.iter().any(|refused| refused.holder != *holder)
-            || self.reports.iter().any(|report| report.told().is_some());
+        let is_brief = self.refusals.iter().any(|refused| refused.holder != *holder)
+            || self.reports.iter().any(|report| report.told().is_some())
+            || self.wish.joins && self.refusals.iter().any(|refused| refused.is_owners);
         let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after };
-        Refusal { error, is_split, health: self.health() }
+        Refusal { error, is_brief, health: self.health() }
     }
 
     /// How long until enough of the keys in the way have expired, if their holders do nothing about it.
@@ -381,7 +371,7 @@ impl<'a> Election<'a> {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let health = Health::from(&error);
-        Self { error, is_split: false, health }
+        Self { error, is_brief: false, health }
     }
 }
 

@@ -280,13 +280,12 @@ impl Display for LossReason {
 pub struct NodeError {
     node: Arc<str>,
     cause: Arc<dyn StdError + Send + Sync>,
-    is_silence: bool,
     is_lasting: bool,
 }
 
 impl NodeError {
     pub(crate) fn new(node: &Arc<str>, cause: impl StdError + Send + Sync + 'static) -> Self {
-        Self { node: node.clone(), cause: Arc::new(cause), is_silence: false, is_lasting: false }
+        Self { node: node.clone(), cause: Arc::new(cause), is_lasting: false }
     }
 
     /// The same, as one that is not mended by waiting.
@@ -298,16 +297,6 @@ impl NodeError {
     /// Whether waiting does not mend it: somebody has to.
     pub(crate) const fn is_lasting(&self) -> bool {
         self.is_lasting
-    }
-
-    /// That the node gave no answer in time.
-    pub(crate) fn silence(node: &Arc<str>, cause: impl StdError + Send + Sync + 'static) -> Self {
-        Self { is_silence: true, ..Self::new(node, cause) }
-    }
-
-    /// Whether all that is known is that no answer came in time: what was sent may be carried out yet.
-    pub(crate) const fn is_silence(&self) -> bool {
-        self.is_silence
     }
 
     /// Returns the node's name: `host:port`, or the path of its socket.

@@ -50,7 +50,7 @@ pub(crate) async fn extend_once(
     keeper.start();
     check_held(claim)?;
     let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
-    let touch = claim.touch(ttl, Touch::Keep);
+    let touch = claim.touch(ttl, Touch::Extend);
     let (mut round, sent) = (Round::new(), clock::now());
     for node in 0..ledger.links.len() {
         round.push(node, sent, ledger.ask(node, claim, touch));

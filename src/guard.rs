@@ -303,6 +303,7 @@ impl LockGuard {
     pub fn into_ticket(self) -> LockTicket {
         let (key, owner) = (self.key().to_owned(), self.owner_token().clone());
         let ticket = LockTicket::new(key, owner, self.fencing_token(), self.ttl());
+        let ticket = ticket.of(self.claim().trail.id);
         self.forget();
         ticket
     }

@@ -15,13 +15,13 @@ use futures_util::future::join_all;
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
+    attempt_id::AttemptId,
     background::Background,
     claim::{Claim, Release},
     clock,
     error::NodeError,
     key::Key,
-    node::{Answer, Command, Hear, Link, Listening, Node, Notice, Recovered, Trail},
-    offer::Undo,
+    node::{Answer, Command, Hear, Link, Listening, Node, Notice, Recovered},
     retry::below,
     round::Round,
     settings::Settings,
@@ -39,8 +39,6 @@ pub(crate) struct Ledger {
     release_timeout: Duration,
     background: Background,
     claims: Mutex<BTreeMap<u64, Arc<Claim>>>,
-    /// The claims of chosen owner tokens that are not released everywhere yet.
-    owed: Mutex<Vec<Arc<Claim>>>,
     next_id: AtomicU64,
     is_closed: AtomicBool,
     /// Notified when a claim is settled after the manager was closed.
@@ -63,7 +61,6 @@ impl Ledger {
                 release_timeout: settings.release_timeout,
                 background: settings.background.clone(),
                 claims: Mutex::default(),
-                owed: Mutex::default(),
                 next_id: AtomicU64::new(0),
                 is_closed: AtomicBool::new(false),
                 changed: Notify::new(),
@@ -172,32 +169,13 @@ impl Ledger {
         }
     }
 
-    /// Notes that a claim of a chosen owner token is about to be released: see [`owed_at`](Self::owed_at).
-    pub(crate) fn owe(&self, claim: &Arc<Claim>) {
-        if claim.undo != Undo::Everything {
-            lock(&self.owed).push(claim.clone());
-        }
-    }
-
-    /// Whether an owner's lock is about to end, so that nobody must take it over: what is released here ends for
-    /// all who share it.
-    pub(crate) fn is_being_released(&self, key: &Key, owner: &OwnerToken, token: u64) -> bool {
-        lock(&self.owed).iter().any(|claim| {
-            let Trail { key: its, owner: its_owner, .. } = &claim.trail;
-            its.name == key.name && its_owner == owner && claim.fencing_token().get() == token
+    /// Whether a lock is being released here, so that nobody must share it: it is about to end for all.
+    pub(crate) fn is_being_released(&self, key: &Key, owner: &OwnerToken, id: AttemptId) -> bool {
+        lock(&self.claims).values().any(|claim| {
+            let trail = &claim.trail;
+            let is_same = trail.key.name == key.name && trail.owner == *owner && trail.id == id;
+            is_same && trail.is_withdrawn()
         })
-    }
-
-    /// The nodes that must not be asked for a new lock of this owner yet, since an earlier one may still be
-    /// undone there. Where it is undone in order, it is told to spare what is granted from `proposal` on.
-    pub(crate) fn owed_at(&self, key: &Key, owner: &OwnerToken, proposal: u64) -> Vec<usize> {
-        let now = clock::now();
-        let mut owed = lock(&self.owed);
-        owed.retain(|claim| claim.ends() > now);
-        let earlier = owed
-            .iter()
-            .filter(|claim| claim.trail.key.lock == key.lock && claim.trail.owner == *owner);
-        earlier.flat_map(|claim| claim.spare_from(proposal)).collect()
     }
 
     /// Waits until every claim is settled.
@@ -248,7 +226,7 @@ impl Ledger {
         loop {
             let (mut round, sent) = (Round::new(), clock::now());
             for node in claim.to_release() {
-                round.push(node, sent, self.ask(node, &claim, claim.release_command(node)));
+                round.push(node, sent, self.ask(node, &claim, claim.release_command()));
             }
             while let Some(reply) = round.next().await {
                 answered += usize::from(claim.note_release(reply.node, reply.answer));
@@ -275,7 +253,6 @@ impl Ledger {
         }
         self.confirm(&claim);
         self.strike(&claim);
-        lock(&self.owed).retain(|owed| owed.id != claim.id);
     }
 }
 

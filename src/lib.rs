@@ -73,6 +73,7 @@ mod acquire;
 mod adopt;
 mod armed;
 mod attempt;
+mod attempt_id;
 mod background;
 mod claim;
 mod clock;

@@ -1,5 +1,4 @@
-//! What a claim is made with, beside key and owner: how it is undone if it comes to nothing, and how it is renewed
-//! once it is held.
+//! What a claim is made with, beside key and owner: whose lock it is about, and how it is renewed once it is held.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,20 +9,17 @@ use crate::{clock, event::RenewalEvent, random};
 /// What a claim is made with.
 #[derive(Debug)]
 pub(crate) struct Offer {
-    pub(crate) undo: Undo,
+    pub(crate) origin: Origin,
     pub(crate) renewal: Option<Renewal>,
 }
 
-/// What must be undone if the claim never becomes a lock, and how its keys are told from others'.
+/// Whose lock a claim is about until it is held: that says what must be undone if it never is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Undo {
-    /// Every key with the owner token: it is this claim's alone.
-    Everything,
-    /// What was granted from this proposal on. The owner token is the caller's, and may have been used for
-    /// another lock before: that has a lower fencing token.
-    GrantedSince(u64),
-    /// Nothing: the lock is another guard's until it is adopted.
-    Nothing,
+pub(crate) enum Origin {
+    /// The claim's own: whatever it may have taken is given back.
+    Own,
+    /// Another guard's: nothing is given back before it is adopted.
+    Adopted,
 }
 
 /// The wish to be renewed.

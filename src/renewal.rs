@@ -192,7 +192,7 @@ impl Batch {
         back: mpsc::UnboundedSender<Return>,
     ) -> Self {
         let mut round = Round::new();
-        let touch = |item: &Item| (item.claim.clone(), item.touch(Touch::Keep));
+        let touch = |item: &Item| (item.claim.clone(), item.touch(Touch::Extend));
         let touches: Arc<[_]> = items.iter().map(touch).collect();
         for node in 0..ledger.links.len() {
             let (ledger, touches) = (ledger.clone(), touches.clone());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::{
+    attempt_id::AttemptId,
     error::{Error, NodeError, Result},
     keeper::Keeper,
     node::{Answer, Command, Sighting, Trail},
@@ -177,7 +178,8 @@ pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> 
     let key = keeper.key(key)?;
     keeper.check_runtime()?;
     let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
-    let trail = Trail::new(key.into(), OwnerToken::found(b""), ledger.links.len());
+    let trail =
+        Trail::new(key.into(), OwnerToken::found(b""), AttemptId::EMPTY, ledger.links.len());
     let vote = async |node: usize| {
         let seen = match ledger.links[node].ask(&trail, Command::Inspect).await {
             Ok(Answer::Seen(sighting)) => Ok(sighting),

@@ -11,7 +11,6 @@ use crate::{
     error::{Error, NodeError, Result},
     keeper::Keeper,
     node::Answer,
-    offer::Undo,
     round::{Reply, Round},
 };
 
@@ -42,8 +41,8 @@ pub(crate) fn hold(
     Ok(())
 }
 
-/// The answers to an attempt. Those that come when it is decided, or given up, are noted all the same, where they
-/// tell what is to be released and how.
+/// The answers to an attempt. Those that come when the lock is held are noted all the same, since they tell where it
+/// lies.
 pub(crate) struct Answers {
     pub(crate) round: Round<Result<Answer, NodeError>>,
     keeper: Arc<Keeper>,
@@ -64,9 +63,8 @@ impl Answers {
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        // The owner token alone tells what a claim that was never held must release, unless the caller chose it.
-        let is_of_use = self.claim.was_held() || self.claim.undo != Undo::Everything;
-        if is_of_use && !self.round.is_over() {
+        // Owner and attempt alone tell what a claim that was never held must release.
+        if self.claim.was_held() && !self.round.is_over() {
             let round = std::mem::replace(&mut self.round, Round::new());
             self.keeper.finish(see_through(round, self.claim.clone(), self.ttl));
         }

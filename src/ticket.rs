@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use tracing::Span;
 
 use crate::{
-    adopt::adopt,
+    adopt::{adopt, attempt_of},
+    attempt_id::AttemptId,
     clock,
     error::Result,
     guard::LockGuard,
     keeper::Keeper,
-    offer::{Offer, Undo},
+    offer::{Offer, Origin},
     terms::Terms,
     token::{FencingToken, OwnerToken},
 };
@@ -36,12 +37,16 @@ pub struct LockTicket {
     owner_token: OwnerToken,
     fencing_token: FencingToken,
     ttl: Duration,
+    /// Which of the owner's locks it is. A ticket that was rebuilt does not say.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    attempt: Option<AttemptId>,
 }
 
 impl LockTicket {
     /// Rebuilds a ticket from its parts; `key` is without the manager's prefix.
     ///
-    /// Nothing is checked before the ticket is adopted.
+    /// Nothing is checked before the ticket is adopted. Which of its owner's locks is meant is asked then, in one more
+    /// round trip; the ticket of a guard says it.
     #[must_use]
     pub fn new(
         key: impl Into<String>,
@@ -49,7 +54,12 @@ impl LockTicket {
         fencing_token: FencingToken,
         ttl: Duration,
     ) -> Self {
-        Self { key: key.into(), owner_token, fencing_token, ttl }
+        Self { key: key.into(), owner_token, fencing_token, ttl, attempt: None }
+    }
+
+    /// The same ticket, for the lock that this attempt became.
+    pub(crate) fn of(self, attempt: AttemptId) -> Self {
+        Self { attempt: Some(attempt), ..self }
     }
 
     /// Returns the lock's key, without the manager's prefix.
@@ -79,14 +89,19 @@ impl LockTicket {
 
 /// Takes a ticket's lock over.
 pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<LockGuard> {
-    let LockTicket { key, owner_token, fencing_token, ttl } = ticket;
+    let LockTicket { key, owner_token, fencing_token, ttl, attempt } = ticket;
     let key = Arc::new(keeper.key(key)?);
     keeper.settings.check_ttl(ttl)?;
     keeper.check_runtime()?;
     keeper.check_open()?;
     keeper.start();
-    let terms = Terms { token: fencing_token.get(), ttl, began: clock::now() };
-    let offer = Offer { undo: Undo::Nothing, renewal: None };
-    let armed = keeper.arm(key, owner_token, offer)?;
+    let token = fencing_token.get();
+    let attempt = match attempt {
+        Some(attempt) => attempt,
+        None => attempt_of(keeper, &key, &owner_token, token).await?,
+    };
+    let terms = Terms { token, ttl, began: clock::now() };
+    let offer = Offer { origin: Origin::Adopted, renewal: None };
+    let armed = keeper.arm(key, owner_token, attempt, offer)?;
     adopt(armed, terms, &Span::current(), None).await.map(LockGuard::new)
 }

@@ -24,7 +24,7 @@ use crate::{
     clock,
     error::{LossReason, Result},
     node::{Answer, Command, Touch, Trail},
-    offer::{Offer, Renewal, Undo},
+    offer::{Offer, Origin, Renewal},
     sync::lock,
     tally::Shortage,
     token::FencingToken,
@@ -36,7 +36,7 @@ pub(crate) struct Claim {
     /// The claim's place in the keeper's ledger.
     pub(crate) id: u64,
     pub(crate) trail: Trail,
-    pub(crate) undo: Undo,
+    pub(crate) origin: Origin,
     /// There once the lock is to be renewed.
     renewal: OnceLock<Renewal>,
     quorum: usize,
@@ -56,17 +56,13 @@ struct State {
     release: Option<Release>,
     /// The release leaves the key in place until then.
     kept_until: Option<Instant>,
-    /// Where a chosen owner's grant is not known, the release takes none above this for its own.
-    highest: u64,
-    /// From this proposal on, grants at a node are a later claim's of the same owner.
-    spared_from: u64,
     /// The span of the lock's life; closed with it.
     span: Span,
 }
 
 impl Claim {
     pub(crate) fn new(id: u64, trail: Trail, drift: ClockDrift, offer: Offer) -> Self {
-        let (nodes, Offer { undo, renewal }) = (trail.nodes(), offer);
+        let (nodes, Offer { origin, renewal }) = (trail.nodes(), offer);
         let state = State {
             votes: vec![Vote::default(); nodes].into(),
             held: None,
@@ -74,14 +70,12 @@ impl Claim {
             ends: clock::now(),
             release: None,
             kept_until: None,
-            highest: 0,
-            spared_from: u64::MAX,
             span: Span::none(),
         };
         Self {
             id,
             trail,
-            undo,
+            origin,
             renewal: renewal.map(OnceLock::from).unwrap_or_default(),
             quorum: quorum(nodes),
             drift,
@@ -111,18 +105,22 @@ impl Claim {
         if state.held.is_some() && state.judge(clock::now()).is_some() {
             return false;
         }
-        let yes = match *answer {
+        let ours = match *answer {
             Answer::Granted { token } => Some((token, ttl)),
-            Answer::Ours { token, expires_in } => {
-                Some((token, expires_in)).filter(|_| self.is_same_lock(&state, node, token))
-            }
+            Answer::Ours { token, expires_in } => Some((token, expires_in)),
             _ => None,
         };
-        match yes {
-            Some((token, lives)) => {
+        let yes = ours.filter(|(token, _)| self.relies_on(&state, *token));
+        match (yes, ours) {
+            (Some((token, lives)), _) => {
                 state.votes[node].grant(token, self.drift.deadline(sent, lives));
             }
-            None => state.votes[node].refuse(answer),
+            (None, Some(_)) => state.votes[node].discount(),
+            (None, None) => state.votes[node].refuse(answer),
+        }
+        if *answer == Answer::Ended {
+            // Whoever shares the lock has released it: it ends for all, wherever its key still is.
+            state.votes.iter_mut().for_each(|vote| vote.until = None);
         }
         let moved = state.recount(self.quorum);
         drop(state);
@@ -132,25 +130,15 @@ impl Claim {
         yes.is_some()
     }
 
-    /// Whether a key with our owner token is this claim's lock. A chosen owner token may have been used for another
-    /// before, which was not granted to this claim, or since; then the fencing counter there has moved.
-    fn is_same_lock(&self, state: &State, node: usize, token: u64) -> bool {
-        let known = state.votes[node].token;
-        match (&state.held, self.undo) {
-            (_, Undo::Everything) | (None, Undo::Nothing) => true,
-            (None, Undo::GrantedSince(_)) => known.is_some(),
-            (Some(held), _) => token == held.token || known == Some(token),
-        }
-    }
-
-    /// Notes the fencing counter of a node that has our owner token but was not asked for its vote.
-    pub(crate) fn note_counter(&self, node: usize, token: u64) {
-        lock(&self.state).votes[node].token = Some(token);
-    }
-
-    /// Notes that a node is about to be told to raise its fencing counter.
-    pub(crate) fn raising(&self, node: usize, to: u64) {
-        lock(&self.state).votes[node].raised = to;
+    /// Whether a node that has our lock beside this fencing counter counts for its validity.
+    ///
+    /// Guards that share a lock do not know of each other: one may release it, and a late acquire or heal of its attempt
+    /// take a node again after another lock came and went. That other lock has moved the counters of a majority beyond
+    /// our token, so that a majority beside the very token proves that it never was. A lock that is not shared is
+    /// never released behind its guard's back, and a counter that moved then says nothing.
+    fn relies_on(&self, state: &State, counter: u64) -> bool {
+        let token = state.held.as_ref().map(|held| held.token);
+        self.trail.id.is_empty() || token.is_none_or(|token| token == counter)
     }
 
     /// Takes back the votes of nodes whose connection broke since: they may have restarted without memory.
@@ -167,6 +155,9 @@ impl Claim {
     pub(crate) fn hold(&self, token: u64, ttl: Duration, span: Span) -> bool {
         let mut state = lock(&self.state);
         let since = clock::now();
+        if !self.trail.id.is_empty() {
+            state.votes.iter_mut().for_each(|vote| vote.count_beside(token));
+        }
         let supported = state.supported(self.quorum).filter(|until| *until > since);
         let Some(valid_until) = supported else { return false };
         state.held = Some(Held::new(token, ttl, since, valid_until));

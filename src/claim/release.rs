@@ -3,14 +3,14 @@
 use crate::{
     error::{Error, NodeError, Result},
     metrics,
-    node::Answer,
+    node::Released,
     validity::quorum,
 };
 
 /// A release under way.
 #[derive(Debug)]
 pub(crate) struct Release {
-    nodes: Box<[Settled]>,
+    nodes: Box<[NodeRelease]>,
     /// Whether the lock was valid when its release began.
     was_valid: bool,
     /// Its fencing token; 0 if it was never held.
@@ -25,24 +25,24 @@ pub(crate) struct Release {
     is_confirmed: bool,
 }
 
+/// How a release stands at one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settled {
-    /// Not answered yet.
-    Open,
-    /// Asked without an answer in time: it may be deleted yet.
-    Silent,
-    /// Asked, but the connection broke or could not be made: the node may have lost its memory.
-    Broken,
+enum NodeRelease {
+    Pending,
+    /// Asked in vain: it may be deleted there, now or later, and the node may have lost its memory.
+    Unanswered,
     Deleted,
     NotOurs,
-    /// Never asked, since it cannot hold the key.
-    Spared,
+    /// It cannot hold the key.
+    NotAsked,
 }
 
 impl Release {
     /// Begins a release on the nodes of which `may_hold` says that they may hold the key.
     pub(crate) fn new(may_hold: impl Iterator<Item = bool>, was_valid: bool, token: u64) -> Self {
-        let settled = |may_hold| if may_hold { Settled::Open } else { Settled::Spared };
+        let settled = |may_hold| {
+            if may_hold { NodeRelease::Pending } else { NodeRelease::NotAsked }
+        };
         let nodes = may_hold.map(settled).collect();
         Self {
             nodes,
@@ -59,53 +59,44 @@ impl Release {
     /// The nodes that may still hold the key.
     pub(crate) fn open(&mut self) -> Vec<usize> {
         let is_open = |&node: &usize| {
-            matches!(self.nodes[node], Settled::Open | Settled::Silent | Settled::Broken)
+            matches!(self.nodes[node], NodeRelease::Pending | NodeRelease::Unanswered)
         };
         (0..self.nodes.len()).filter(is_open).collect()
-    }
-
-    /// Whether a node was asked in vain.
-    pub(crate) fn has_failed_at(&self, node: usize) -> bool {
-        matches!(self.nodes[node], Settled::Silent | Settled::Broken)
     }
 
     /// Notes a node's answer; `is_in_time`: it came before the end of the lock's validity.
     pub(crate) fn note(
         &mut self,
         node: usize,
-        answer: Result<Answer, NodeError>,
+        answer: Result<Released, NodeError>,
         is_in_time: bool,
     ) {
         self.errors.retain(|(other, _)| *other != node);
         self.nodes[node] = match answer {
-            Ok(Answer::Deleted) => Settled::Deleted,
-            Ok(Answer::GoneBeside { token }) if self.was_deleted_at(node, token) => {
-                Settled::Deleted
+            Ok(Released::Deleted) => NodeRelease::Deleted,
+            Ok(Released::Gone { counter }) if self.was_deleted_at(node, counter) => {
+                NodeRelease::Deleted
             }
             // The release before, which went unanswered, let the next one in.
-            Ok(Answer::Refused { holder: counter, .. })
-                if is_in_time && self.was_deleted_at(node, counter.parse().unwrap_or(0)) =>
+            Ok(Released::NotOurs { counter })
+                if is_in_time && self.was_deleted_at(node, counter) =>
             {
-                Settled::Deleted
+                NodeRelease::Deleted
             }
-            Ok(_) => Settled::NotOurs,
+            Ok(_) => NodeRelease::NotOurs,
             Err(error) => {
-                let is_silent = error.is_silence() && self.nodes[node] != Settled::Broken;
                 self.errors.push((node, error));
-                if is_silent { Settled::Silent } else { Settled::Broken }
+                NodeRelease::Unanswered
             }
         };
     }
 
     /// Whether a key that is gone was deleted by an earlier release, which went unanswered: nothing else ends a
-    /// valid lock, unless the node has lost its memory.
-    fn was_deleted_at(&self, node: usize, token: u64) -> bool {
-        let has_memory = match self.nodes[node] {
-            Settled::Silent => true,
-            Settled::Broken => self.token > 0 && token >= self.token,
-            _ => false,
-        };
-        self.was_valid && has_memory
+    /// valid lock, unless the node has lost its memory, and then it has lost its counter as well.
+    fn was_deleted_at(&self, node: usize, counter: u64) -> bool {
+        let was_asked = self.nodes[node] == NodeRelease::Unanswered;
+        let has_memory = self.token > 0 && counter >= self.token;
+        self.was_valid && was_asked && has_memory
     }
 
     /// Notes that a majority of the nodes that were asked has answered. Returns whether that is new.
@@ -125,9 +116,9 @@ impl Release {
     /// What the release of `key` came to, as soon as the answers tell.
     pub(crate) fn verdict(&self, key: &str) -> Option<Result<()>> {
         let (nodes, quorum) = (self.nodes.len(), quorum(self.nodes.len()));
-        let deleted = self.count(Settled::Deleted);
-        let answered = deleted + self.count(Settled::NotOurs);
-        let not_ours = answered - deleted + self.count(Settled::Spared);
+        let deleted = self.count(NodeRelease::Deleted);
+        let answered = deleted + self.count(NodeRelease::NotOurs);
+        let not_ours = answered - deleted + self.count(NodeRelease::NotAsked);
         let not_held = || Err(Error::NotHeld { key: key.to_owned() });
         if deleted >= quorum {
             return Some(Ok(()));
@@ -145,7 +136,7 @@ impl Release {
         Error::Unavailable {
             key: key.to_owned(),
             needed: quorum(self.nodes.len()),
-            reached: self.count(Settled::Deleted) + self.count(Settled::NotOurs),
+            reached: self.count(NodeRelease::Deleted) + self.count(NodeRelease::NotOurs),
             nodes: self.errors.iter().map(|(_, error)| error.clone()).collect(),
             unheard: 0,
         }
@@ -172,8 +163,8 @@ impl Release {
         }
     }
 
-    fn count(&self, wanted: Settled) -> usize {
-        self.nodes.iter().filter(|settled| **settled == wanted).count()
+    fn count(&self, wanted: NodeRelease) -> usize {
+        self.nodes.iter().filter(|node| **node == wanted).count()
     }
 }
 
@@ -185,20 +176,16 @@ mod tests {
         Release::new(asked.into_iter(), was_valid, 7)
     }
 
-    fn silent() -> Result<Answer, NodeError> {
-        Err(NodeError::silence(&"a:1".into(), std::io::Error::other("no answer")))
-    }
-
-    fn failed() -> Result<Answer, NodeError> {
+    fn failed() -> Result<Released, NodeError> {
         Err(NodeError::new(&"a:1".into(), std::io::Error::other("no route")))
     }
 
     #[test]
     fn a_majority_of_deletions_is_a_release() {
         let mut release = release([true; 3], true);
-        release.note(0, Ok(Answer::Deleted), true);
+        release.note(0, Ok(Released::Deleted), true);
         assert!(release.verdict("k").is_none());
-        release.note(2, Ok(Answer::Deleted), true);
+        release.note(2, Ok(Released::Deleted), true);
         assert!(release.verdict("k").unwrap().is_ok());
         assert_eq!(release.open(), [1]);
     }
@@ -206,7 +193,7 @@ mod tests {
     #[test]
     fn a_majority_without_the_key_is_not_held() {
         let mut release = release([true, true, false], true);
-        release.note(0, Ok(Answer::GoneBeside { token: 0 }), true);
+        release.note(0, Ok(Released::Gone { counter: 0 }), true);
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 
@@ -214,8 +201,8 @@ mod tests {
     fn a_split_majority_goes_by_the_deadline() {
         for was_valid in [true, false] {
             let mut release = release([true; 3], was_valid);
-            release.note(0, Ok(Answer::Deleted), true);
-            release.note(1, Ok(Answer::GoneBeside { token: 0 }), true);
+            release.note(0, Ok(Released::Deleted), true);
+            release.note(1, Ok(Released::Gone { counter: 0 }), true);
             release.note(2, failed(), true);
             assert!(release.verdict("k").is_none());
             release.end_pass();
@@ -224,42 +211,30 @@ mod tests {
     }
 
     #[test]
-    fn a_key_gone_after_an_unanswered_release_was_deleted_by_it() {
+    fn a_key_gone_beside_its_counter_was_deleted_by_the_unanswered_release() {
         let mut release = release([true; 3], true);
         for node in 0..2 {
-            release.note(node, silent(), true);
-            release.note(node, Ok(Answer::GoneBeside { token: 0 }), true);
+            release.note(node, failed(), true);
+            release.note(node, Ok(Released::Gone { counter: 7 }), true);
         }
         assert!(release.verdict("k").unwrap().is_ok());
     }
 
     #[test]
-    fn a_key_gone_after_a_broken_connection_may_have_been_lost_before() {
+    fn a_key_gone_with_its_counter_was_lost_with_the_nodes_memory() {
         let mut release = release([true; 3], true);
         for node in 0..2 {
-            release.note(node, silent(), true);
             release.note(node, failed(), true);
-            release.note(node, silent(), true);
-            release.note(node, Ok(Answer::GoneBeside { token: 0 }), true);
+            release.note(node, Ok(Released::Gone { counter: 0 }), true);
         }
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 
     #[test]
-    fn a_key_gone_beside_its_counter_was_deleted_before_the_connection_broke() {
-        let mut release = release([true; 3], true);
-        for node in 0..2 {
-            release.note(node, failed(), true);
-            release.note(node, Ok(Answer::GoneBeside { token: 7 }), true);
-        }
-        assert!(release.verdict("k").unwrap().is_ok());
-    }
-
-    #[test]
     fn a_node_that_was_never_asked_has_not_answered() {
         let mut release = release([true, true, false], true);
-        release.note(0, Ok(Answer::Deleted), true);
-        release.note(1, silent(), true);
+        release.note(0, Ok(Released::Deleted), true);
+        release.note(1, failed(), true);
         release.end_pass();
         assert!(release.verdict("k").is_none());
     }
@@ -267,7 +242,7 @@ mod tests {
     #[test]
     fn without_a_majority_it_is_unavailable() {
         let mut release = release([true; 3], true);
-        release.note(0, Ok(Answer::Deleted), true);
+        release.note(0, Ok(Released::Deleted), true);
         (1..3).for_each(|node| release.note(node, failed(), true));
         release.end_pass();
         assert!(release.verdict("k").is_none());
@@ -275,31 +250,27 @@ mod tests {
         assert!(matches!(error, Error::Unavailable { needed: 2, reached: 1, .. }), "{error:?}");
     }
 
-    fn refused(counter: &str) -> Result<Answer, NodeError> {
-        Ok(Answer::Refused { expires_in: None, holder: counter.into() })
+    fn refused(counter: u64) -> Result<Released, NodeError> {
+        Ok(Released::NotOurs { counter })
     }
 
     #[test]
     fn the_next_owner_shows_that_an_unanswered_release_deleted_the_key() {
-        for (cause, counter, is_in_time, is_ours) in [
-            (silent(), "8", true, true),
-            (silent(), "8", false, false),
-            (failed(), "8", true, true),
-            (failed(), "6", true, false),
-        ] {
+        for (counter, is_in_time, is_ours) in [(8, true, true), (8, false, false), (6, true, false)]
+        {
             let mut release = release([true; 3], true);
             for node in 0..2 {
-                release.note(node, cause.clone(), true);
+                release.note(node, failed(), true);
                 release.note(node, refused(counter), is_in_time);
             }
-            assert_eq!(release.verdict("k").unwrap().is_ok(), is_ours, "{cause:?} {counter}");
+            assert_eq!(release.verdict("k").unwrap().is_ok(), is_ours, "{counter}");
         }
     }
 
     #[test]
     fn another_owner_at_the_first_answer_is_no_release() {
         let mut release = release([true; 3], true);
-        (0..2).for_each(|node| release.note(node, refused("8"), true));
+        (0..2).for_each(|node| release.note(node, refused(8), true));
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 }

@@ -10,15 +10,11 @@ pub(crate) struct Vote {
     /// Until when the node's grant may be relied on.
     pub(crate) until: Option<Instant>,
     /// The fencing counter there, as reported while the lock was ours.
-    pub(crate) token: Option<u64>,
-    /// What we may have raised the counter to since.
-    pub(crate) raised: u64,
+    token: Option<u64>,
     /// The node said last that the lock there is not ours.
     refused: Option<Refused>,
     /// How often the key was put back there.
     heals: u32,
-    /// How often a release found the owner's lock there, but under another token.
-    puzzles: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +40,16 @@ impl Vote {
         (self.token, self.until) = (None, None);
     }
 
-    /// Whether a lock of the owner's under this token, which a release has found, is to be looked at again: it is
-    /// this claim's by an answer that has come since, or that may be on its way. The release alone does not tell,
-    /// since others may have the same owner token.
-    pub(crate) fn may_be_ours(&mut self, token: u64) -> bool {
-        self.puzzles += 1;
-        self.token.is_none_or(|known| known == token) && self.puzzles <= MOST_PUZZLES
+    /// Notes that the lock is ours there, but is not to be relied on.
+    pub(crate) const fn discount(&mut self) {
+        (self.refused, self.until) = (None, None);
+    }
+
+    /// Relies on the node only if its counter is at this very token.
+    pub(crate) fn count_beside(&mut self, token: u64) {
+        if self.token != Some(token) {
+            self.until = None;
+        }
     }
 
     /// Whether the node said last that the lock there is not ours.
@@ -73,7 +73,6 @@ impl Vote {
     }
 }
 
-const MOST_PUZZLES: u32 = 3;
 /// How often one lock is put back on one node: enough for restarts.
 const MOST_HEALS: u32 = 16;
 

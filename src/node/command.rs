@@ -8,21 +8,20 @@ use std::{
     time::Duration,
 };
 
-use crate::{key::Key, sync::lock, token::OwnerToken};
+use crate::{attempt_id::AttemptId, key::Key, sync::lock, token::OwnerToken};
 
 use super::line::Line;
 
-/// One thing asked of a node about one [`Trail`]'s key and owner.
+/// One thing asked of a node about one [`Trail`]'s key, owner and attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Command {
     /// Take the lock if it is free, proposing a fencing token.
     Acquire { ttl: Duration, proposal: u64 },
     /// Raise the fencing counter to `token`, and give the lock at least `ttl` to live if one is named.
     Touch { ttl: Option<Duration>, token: u64, mode: Touch },
-    /// Delete the lock if it is the owner's and, where the owner alone does not say whose it is, the fencing
-    /// counter lies between `tokens`. If it was held, announce it with its fencing token. `keep`: keep it for nobody
-    /// for so long instead.
-    Release { held: Option<u64>, tokens: Option<(u64, u64)>, keep: Option<Duration> },
+    /// Delete the lock if it is the attempt's, and note that the attempt has ended. If it was held, announce it with
+    /// its fencing token. `keep`: keep it for nobody for so long instead.
+    Release { held: Option<u64>, keep: Option<Duration> },
     /// Look who holds the lock.
     Inspect,
 }
@@ -41,31 +40,51 @@ impl Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Touch {
-    /// Never create a key.
-    Keep,
-    /// Put the key back where it is gone.
+    /// For an attempt that has votes: it may come to nothing yet.
+    Raise,
+    /// For a lock that is held. Never create a key.
+    Extend,
+    /// The same, and put the key back where it is gone.
     Heal,
-    /// Change nothing unless the counter is at the very token.
+    /// For a lock that another guard holds or held. Change nothing unless the counter is at the very token.
     Adopt,
 }
 
-/// A node's answer.
+/// A node's answer: the first five to what claims, the others to a release and to a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The lock was free and is the owner's now, under this fencing token.
-    Granted { token: u64 },
-    /// The lock was the owner's before.
-    Ours { token: u64, expires_in: Duration },
-    /// The lock is another owner's; `holder` tells holders apart, and is the fencing counter to a release.
-    Refused { expires_in: Option<Duration>, holder: String },
+    /// The lock was free and is the attempt's now, under this fencing token.
+    Granted {
+        token: u64,
+    },
+    /// The lock was the attempt's before, and this is the fencing counter.
+    Ours {
+        token: u64,
+        expires_in: Duration,
+    },
+    /// The lock is another's; `holder` tells locks apart. `is_owners`: that of another attempt of the same owner.
+    Refused {
+        expires_in: Option<Duration>,
+        holder: String,
+        is_owners: bool,
+    },
     /// There is no lock.
     Gone,
-    /// There is no lock to release, and the fencing counter stands there.
-    GoneBeside { token: u64 },
-    /// The lock was deleted, or is kept for nobody.
-    Deleted,
-    /// What an inspection saw.
+    /// The attempt's lock was released, by whoever shared it.
+    Ended,
+    Released(Released),
     Seen(Sighting),
+}
+
+/// What a release found at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// The lock, which is deleted now, or kept for nobody.
+    Deleted,
+    /// No lock, beside this fencing counter.
+    Gone { counter: u64 },
+    /// Another lock, beside this fencing counter.
+    NotOurs { counter: u64 },
 }
 
 /// Who held a lock at one node.
@@ -75,6 +94,10 @@ pub(crate) struct Sighting {
     pub(crate) value: Option<OwnerToken>,
     pub(crate) expires_in: Option<Duration>,
     pub(crate) token: u64,
+    /// The attempt beside the counter.
+    pub(crate) id: AttemptId,
+    /// Whether it has become a lock that is held, under this very token.
+    pub(crate) is_held: bool,
 }
 
 /// What a claim has sent to one node.
@@ -91,19 +114,20 @@ struct Sent {
     overlapped: bool,
 }
 
-/// A key and an owner token on their way: where commands about them went, and whether more may follow.
+/// A key, an owner token and an attempt on their way: where commands about them went, and whether more may follow.
 #[derive(Debug)]
 pub(crate) struct Trail {
     pub(crate) key: Arc<Key>,
     pub(crate) owner: OwnerToken,
+    pub(crate) id: AttemptId,
     withdrawn: AtomicBool,
     sent: Box<[Mutex<Sent>]>,
 }
 
 impl Trail {
-    pub(crate) fn new(key: Arc<Key>, owner: OwnerToken, nodes: usize) -> Self {
+    pub(crate) fn new(key: Arc<Key>, owner: OwnerToken, id: AttemptId, nodes: usize) -> Self {
         let sent = (0..nodes).map(|_| Mutex::default()).collect();
-        Self { key, owner, withdrawn: AtomicBool::new(false), sent }
+        Self { key, owner, id, withdrawn: AtomicBool::new(false), sent }
     }
 
     pub(crate) const fn nodes(&self) -> usize {
@@ -188,11 +212,6 @@ impl Trail {
         let sent = lock(&self.sent[node]);
         let lines = sent.unanswered.iter().map(|(line, _)| line);
         lines.filter(|line| line.is_retired()).cloned().collect()
-    }
-
-    /// Whether something is unanswered on a line out of use, which goes its own way.
-    pub(crate) fn is_on_retired_line(&self, node: usize) -> bool {
-        lock(&self.sent[node]).unanswered.iter().any(|(line, _)| line.is_retired())
     }
 
     /// Notes that an undo is queued on a line behind all that is unanswered there.

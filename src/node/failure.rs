@@ -28,8 +28,6 @@ pub(super) enum Failure {
     NoPassword,
     #[error("restarted too lately to vote, for another {0:?}")]
     Quarantined(Duration),
-    #[error("an earlier attempt of the same owner token is not undone yet")]
-    OwedUndo,
     #[error("there is no tokio runtime here")]
     NoRuntime,
 }
@@ -56,7 +54,7 @@ impl Failure {
 
     /// Whether it was not for the node to answer: nothing was sent.
     pub(super) const fn is_our_own(&self) -> bool {
-        matches!(self, Self::Withdrawn | Self::Quarantined(_) | Self::OwedUndo | Self::NoRuntime)
+        matches!(self, Self::Withdrawn | Self::Quarantined(_) | Self::NoRuntime)
     }
 }
 

@@ -344,10 +344,7 @@ impl Shared {
 
     fn error(&self, failure: Failure) -> NodeError {
         let is_lasting = failure.is_lasting();
-        let error = match failure {
-            failure @ Failure::TimedOut(_) => NodeError::silence(&self.name, failure),
-            failure => NodeError::new(&self.name, failure),
-        };
+        let error = NodeError::new(&self.name, failure);
         if is_lasting { error.lasting() } else { error }
     }
 }

@@ -13,12 +13,15 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    command::{Answer, Command, Sighting, Touch, Trail},
+    command::{Answer, Command, Released, Sighting, Touch, Trail},
     failure::Failure,
     notices::{Hear, Notice},
     script::FENCE_TTL,
 };
-use crate::{error::NodeError, key::Key, sync::lock, token::OwnerToken, validity::millis};
+use crate::{
+    attempt_id::AttemptId, error::NodeError, key::Key, sync::lock, token::OwnerToken,
+    validity::millis,
+};
 
 /// What an in-memory node keeps. Expiry follows tokio's clock, so that a test can pause it.
 pub(super) struct Store {
@@ -42,11 +45,13 @@ pub(crate) struct Names<'a> {
     pub(crate) lock: &'a str,
     pub(crate) fence: &'a str,
     pub(crate) owner: &'a OwnerToken,
+    pub(crate) id: AttemptId,
 }
 
 impl<'a> From<&'a Trail> for Names<'a> {
     fn from(trail: &'a Trail) -> Self {
-        Self { lock: &trail.key.lock, fence: &trail.key.fence, owner: &trail.owner }
+        let Trail { key, owner, id, .. } = trail;
+        Self { lock: &key.lock, fence: &key.fence, owner, id: *id }
     }
 }
 
@@ -54,9 +59,25 @@ impl<'a> From<&'a Trail> for Names<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     locks: BTreeMap<String, (OwnerToken, Instant)>,
-    fences: BTreeMap<String, (u64, Instant)>,
+    fences: BTreeMap<String, (Fence, Instant)>,
     /// The number of fences at which those that have expired are dropped next.
     next_sweep: usize,
+}
+
+/// A fencing counter, and the attempt whose lock lies beside it.
+#[derive(Clone, Copy, Debug)]
+struct Fence {
+    counter: u64,
+    id: AttemptId,
+    state: Attempt,
+}
+
+/// How an attempt stands; of a random owner's nothing is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    Begun,
+    Held,
+    Ended,
 }
 
 impl Store {
@@ -103,8 +124,8 @@ impl Store {
         }
         let answer = kept.answer(Names::from(trail), command, Instant::now());
         drop(kept);
-        if let (Command::Release { held: Some(token), keep: None, .. }, Answer::Deleted) =
-            (command, &answer)
+        if let Command::Release { held: Some(token), keep: None } = command
+            && answer == Answer::Released(Released::Deleted)
         {
             self.announce(&trail.key.channel, token);
         }
@@ -133,20 +154,12 @@ impl Drop for Listener {
 impl Kept {
     /// Carries a command out, at the time that it is `now` on the node's clock.
     pub(crate) fn answer(&mut self, names: Names<'_>, command: Command, now: Instant) -> Answer {
-        let Names { lock, fence, .. } = names;
-        self.expire(lock, fence, now);
+        self.expire(names.lock, names.fence, now);
         match command {
             Command::Acquire { ttl, proposal } => self.acquire(names, ttl, proposal, now),
             Command::Touch { ttl, token, mode } => self.touch(names, ttl, token, mode, now),
-            Command::Release { tokens, keep, .. } => self.release(names, tokens, keep, now),
-            Command::Inspect => {
-                let found = self.locks.get(lock);
-                Answer::Seen(Sighting {
-                    value: found.map(|(owner, _)| owner.clone()),
-                    expires_in: found.map(|(_, end)| *end - now),
-                    token: self.token(fence),
-                })
-            }
+            Command::Release { keep, .. } => Answer::Released(self.release(names, keep, now)),
+            Command::Inspect => Answer::Seen(self.look(names, now)),
         }
     }
 
@@ -164,18 +177,21 @@ impl Kept {
     }
 
     fn acquire(&mut self, names: Names<'_>, ttl: Duration, proposal: u64, now: Instant) -> Answer {
-        let token = self.token(names.fence);
-        match self.locks.get(names.lock) {
-            None => {
-                let token = proposal.max(token + 1);
-                self.take(names, ttl, token, now);
-                Answer::Granted { token }
-            }
-            Some((owner, end)) if *owner == *names.owner => {
-                Answer::Ours { token, expires_in: *end - now }
-            }
-            Some(_) => self.refusal(names.lock, now),
+        let Fence { counter, .. } = self.fence(names);
+        if self.has_ended(names) {
+            return Answer::Ended;
         }
+        if self.locks.contains_key(names.lock) {
+            let is_again = self.is_this(names);
+            return if is_again {
+                Answer::Granted { token: counter }
+            } else {
+                self.refusal(names, now)
+            };
+        }
+        let token = proposal.max(counter + 1);
+        self.take(names, ttl, Fence { counter: token, id: names.id, state: Attempt::Begun }, now);
+        Answer::Granted { token }
     }
 
     fn touch(
@@ -186,63 +202,67 @@ impl Kept {
         mode: Touch,
         now: Instant,
     ) -> Answer {
-        let token = self.token(names.fence);
         let ttl = ttl.unwrap_or_default();
+        let mut fence = self.fence(names);
         let held_until = match self.locks.get(names.lock) {
-            Some((owner, end)) if *owner == *names.owner => Some(*end),
-            None if mode == Touch::Heal => None,
-            _ => return self.refusal(names.lock, now),
+            Some((_, end)) if self.is_this(names) => Some(*end),
+            _ if self.has_ended(names) => return Answer::Ended,
+            None if mode == Touch::Heal => {
+                fence = Fence { id: names.id, state: Attempt::Begun, ..fence };
+                None
+            }
+            None => return Answer::Gone,
+            Some(_) => return self.refusal(names, now),
         };
-        let end = held_until.unwrap_or(now);
-        if mode == Touch::Adopt && token != held {
-            return Answer::Ours { token, expires_in: end - now };
+        let left = held_until.unwrap_or(now) - now;
+        if mode == Touch::Adopt && fence.counter != held {
+            return Answer::Ours { token: fence.counter, expires_in: left };
         }
-        let token = token.max(held);
-        self.take(names, ttl.max(end - now), token, now);
+        fence.counter = fence.counter.max(held);
+        if fence.counter == held && matches!(mode, Touch::Extend | Touch::Heal) {
+            fence.state = Attempt::Held;
+        }
+        self.take(names, ttl.max(left), fence, now);
         match held_until {
-            Some(_) => Answer::Ours { token, expires_in: ttl },
-            None => Answer::Granted { token },
+            Some(_) => Answer::Ours { token: fence.counter, expires_in: ttl },
+            None => Answer::Granted { token: fence.counter },
         }
     }
 
-    fn release(
-        &mut self,
-        names: Names<'_>,
-        tokens: Option<(u64, u64)>,
-        keep: Option<Duration>,
-        now: Instant,
-    ) -> Answer {
-        let (lowest, highest) = tokens.unwrap_or((0, u64::MAX));
-        let is_this = (lowest..=highest).contains(&self.token(names.fence));
-        let found = self.locks.get_mut(names.lock);
-        match (found, keep) {
-            (Some((owner, _)), _) if *owner == names.owner.kept() => Answer::Deleted,
-            (Some((owner, end)), Some(keep)) if owner == names.owner && is_this => {
-                (*owner, *end) = (names.owner.kept(), now + Duration::from_millis(millis(keep)));
-                Answer::Deleted
+    fn release(&mut self, names: Names<'_>, keep: Option<Duration>, now: Instant) -> Released {
+        let (counter, is_this) = (self.fence(names).counter, self.is_this(names));
+        match (self.locks.get_mut(names.lock), keep) {
+            (Some((value, _)), _) if *value == names.owner.kept() => return Released::Deleted,
+            (Some(_), _) if !is_this => return Released::NotOurs { counter },
+            (Some((value, end)), Some(keep)) => {
+                let ends = now + Duration::from_millis(millis(keep));
+                (*value, *end) = (names.owner.kept(), ends);
             }
-            (Some((owner, _)), None) if owner == names.owner && is_this => {
-                self.locks.remove(names.lock);
-                Answer::Deleted
-            }
-            (Some((owner, end)), _) if owner == names.owner => {
-                let expires_in = *end - now;
-                Answer::Ours { token: self.token(names.fence), expires_in }
-            }
-            _ => match self.refusal(names.lock, now) {
-                Answer::Gone => Answer::GoneBeside { token: self.token(names.fence) },
-                Answer::Refused { expires_in, .. } => {
-                    Answer::Refused { expires_in, holder: self.token(names.fence).to_string() }
-                }
-                other => other,
-            },
+            (found, _) => drop(found.is_some().then(|| self.locks.remove(names.lock))),
+        }
+        if let Some((fence, _)) = self.fences.get_mut(names.fence)
+            && !names.id.is_empty()
+        {
+            (fence.id, fence.state) = (names.id, Attempt::Ended);
+        }
+        if is_this { Released::Deleted } else { Released::Gone { counter } }
+    }
+
+    fn look(&self, names: Names<'_>, now: Instant) -> Sighting {
+        let (found, fence) = (self.locks.get(names.lock), self.fence(names));
+        Sighting {
+            value: found.map(|(value, _)| value.clone()),
+            expires_in: found.map(|(_, end)| *end - now),
+            token: fence.counter,
+            id: fence.id,
+            is_held: !fence.id.is_empty() && fence.state == Attempt::Held,
         }
     }
 
-    fn take(&mut self, names: Names<'_>, ttl: Duration, token: u64, now: Instant) {
+    fn take(&mut self, names: Names<'_>, ttl: Duration, fence: Fence, now: Instant) {
         let end = now + Duration::from_millis(millis(ttl));
         self.locks.insert(names.lock.to_owned(), (names.owner.clone(), end));
-        self.fences.insert(names.fence.to_owned(), (token, now + FENCE_TTL));
+        self.fences.insert(names.fence.to_owned(), (fence, now + FENCE_TTL));
         if self.fences.len() >= self.next_sweep {
             self.fences.retain(|_, (_, end)| *end > now);
             self.locks.retain(|_, (_, end)| *end > now);
@@ -250,16 +270,31 @@ impl Kept {
         }
     }
 
-    /// Why the lock is not the owner's: another's, or gone.
-    fn refusal(&self, lock: &str, now: Instant) -> Answer {
-        self.locks.get(lock).map_or(Answer::Gone, |(owner, end)| Answer::Refused {
+    /// Whether there is a lock, and it is this very attempt's.
+    fn is_this(&self, names: Names<'_>) -> bool {
+        let found = self.locks.get(names.lock);
+        found.is_some_and(|(value, _)| value == names.owner) && self.fence(names).id == names.id
+    }
+
+    /// Whether this very attempt was released here last.
+    fn has_ended(&self, names: Names<'_>) -> bool {
+        let fence = self.fence(names);
+        fence.id == names.id && !fence.id.is_empty() && fence.state == Attempt::Ended
+    }
+
+    /// Whose the lock is instead.
+    fn refusal(&self, names: Names<'_>, now: Instant) -> Answer {
+        let id = self.fence(names).id.text();
+        self.locks.get(names.lock).map_or(Answer::Gone, |(value, end)| Answer::Refused {
             expires_in: Some(*end - now),
-            holder: owner.as_str().to_owned(),
+            holder: [value.as_str(), " ", &id].concat(),
+            is_owners: value == names.owner,
         })
     }
 
-    fn token(&self, fence: &str) -> u64 {
-        self.fences.get(fence).map_or(0, |(token, _)| *token)
+    fn fence(&self, names: Names<'_>) -> Fence {
+        let none = Fence { counter: 0, id: AttemptId::EMPTY, state: Attempt::Begun };
+        self.fences.get(names.fence).map_or(none, |(fence, _)| *fence)
     }
 
     fn expire(&mut self, lock: &str, fence: &str, now: Instant) {

@@ -25,7 +25,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use deadpool_redis::Pool;
 
 pub(crate) use self::{
-    command::{Answer, Command, Sighting, Touch, Trail},
+    command::{Answer, Command, Released, Sighting, Touch, Trail},
     facts::{Clock, Facts, Missing, Rights, ServerFacts},
     lane::Recovered,
     link::{Link, Listening},
@@ -185,15 +185,10 @@ impl Node {
         NodeError::new(&self.name, Failure::Shape)
     }
 
-    /// That the node is not asked, since it may still have to undo something for the same owner.
-    pub(crate) fn owed_undo(&self) -> NodeError {
-        NodeError::new(&self.name, Failure::OwedUndo)
-    }
-
     /// That the node gave no answer in the time that a caller had.
     pub(crate) fn no_answer(&self, within: Duration) -> NodeError {
         let whole = Duration::from_millis(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
-        NodeError::silence(&self.name, Failure::TimedOut(whole))
+        NodeError::new(&self.name, Failure::TimedOut(whole))
     }
 
     /// Whether the node is a cluster, which wants the keys of a command in one slot.

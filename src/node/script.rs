@@ -5,10 +5,10 @@ use std::{sync::LazyLock, time::Duration};
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value};
 
 use super::{
-    command::{Answer, Command, Sighting, Touch, Trail},
+    command::{Answer, Command, Released, Sighting, Touch, Trail},
     message::Message,
 };
-use crate::{token::OwnerToken, validity::millis};
+use crate::{attempt_id::AttemptId, token::OwnerToken, validity::millis};
 
 /// How a script is named to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) struct Passage {
     pub(super) announces: bool,
 }
 
-/// The `EVALSHA` or `EVAL` that asks `command` about the trail's key and owner.
+/// The `EVALSHA` or `EVAL` that asks `command` about the trail's key, owner and attempt.
 pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling, passage: Passage) -> Cmd {
     let (script, text) = match command {
         Command::Acquire { .. } => (&ACQUIRE, ACQUIRE_TEXT),
@@ -54,34 +54,30 @@ pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling, passag
     let size = name.len() + script.len() + keys + trail.owner.as_str().len() + MOST_OF_NUMBERS;
     let mut cmd = Cmd::with_capacity(MOST_ARGUMENTS, size);
     cmd.arg(name).arg(script).arg(2).arg(&trail.key.lock).arg(&trail.key.fence);
-    let owner = trail.owner.as_str();
+    let (owner, id) = (trail.owner.as_str(), trail.id.text());
     match command {
         Command::Acquire { ttl, proposal } => {
-            cmd.arg(owner).arg(millis(ttl)).arg(proposal).arg(FENCE_TTL_MS);
+            cmd.arg(owner).arg(millis(ttl)).arg(proposal).arg(FENCE_TTL_MS).arg(id);
         }
         Command::Touch { ttl, token, mode } => {
             let mode = match mode {
-                Touch::Keep => "keep",
+                Touch::Raise => "raise",
+                Touch::Extend => "extend",
                 Touch::Heal => "heal",
                 Touch::Adopt => "adopt",
             };
-            cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS).arg(mode);
+            cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS);
+            cmd.arg(id).arg(mode);
         }
-        Command::Release { held, tokens, keep } => {
+        Command::Release { held, keep } => {
             let message = held.map(|token| Message { token, database: passage.database });
             // A lock that was never held nobody waits for.
             let message = message.filter(|_| passage.announces).map(|message| message.to_string());
             let channel = if message.is_some() { trail.key.channel.as_str() } else { "" };
-            cmd.arg(owner).arg(channel).arg(held.unwrap_or_default()).arg(keep.map_or(0, millis));
-            cmd.arg(message.unwrap_or_default());
-            let is_marked = held.is_some() && passage.delivery == Delivery::AnyTimes;
-            let any = is_marked.then_some((0, u64::MAX));
-            if let Some((lowest, highest)) = tokens.or(any) {
-                cmd.arg(lowest).arg(highest);
-            }
-            if is_marked {
-                cmd.arg("again");
-            }
+            let again = held.is_some() && passage.delivery == Delivery::AnyTimes;
+            cmd.arg(owner).arg(id).arg(channel).arg(held.unwrap_or_default());
+            cmd.arg(keep.map_or(0, millis)).arg(message.unwrap_or_default());
+            cmd.arg(if again { "again" } else { "" });
         }
         Command::Inspect => {}
     }
@@ -94,11 +90,14 @@ pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
         Value::Array(fields) => match fields.as_slice() {
             [Value::Int(1), token] => number(token).map(|token| Answer::Granted { token }),
             [Value::Int(2), token, pttl] => ours(token, pttl),
-            [Value::Int(0), Value::Int(pttl), holder] => refused(*pttl, holder),
+            [Value::Int(0), Value::Int(pttl), holder] => refused(*pttl, holder, false),
+            [Value::Int(6), Value::Int(pttl), holder] => refused(*pttl, holder, true),
             [Value::Int(-1)] => Some(Answer::Gone),
-            [Value::Int(-1), token] => number(token).map(|token| Answer::GoneBeside { token }),
-            [Value::Int(3 | UNANNOUNCED)] => Some(Answer::Deleted),
-            [Value::Int(4), owner, Value::Int(pttl), token] => seen(owner, *pttl, token),
+            [Value::Int(-2)] => Some(Answer::Ended),
+            [Value::Int(3 | UNANNOUNCED)] => Some(Answer::Released(Released::Deleted)),
+            [Value::Int(-1), counter] => released(counter, |counter| Released::Gone { counter }),
+            [Value::Int(-3), counter] => released(counter, |counter| Released::NotOurs { counter }),
+            [Value::Int(4), rest @ ..] => seen(rest),
             _ => None,
         },
         _ => None,
@@ -120,18 +119,25 @@ fn ours(token: &Value, pttl: &Value) -> Option<Answer> {
     Some(Answer::Ours { token: number(token)?, expires_in })
 }
 
-fn refused(pttl: i64, holder: &Value) -> Option<Answer> {
+fn refused(pttl: i64, holder: &Value, is_owners: bool) -> Option<Answer> {
     let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
     let holder = String::from_utf8_lossy(bytes(holder)?).into_owned();
-    Some(Answer::Refused { expires_in, holder })
+    Some(Answer::Refused { expires_in, holder, is_owners })
 }
 
-fn seen(owner: &Value, pttl: i64, token: &Value) -> Option<Answer> {
-    let owner = OwnerToken::found(bytes(owner)?);
+fn released(counter: &Value, how: impl FnOnce(u64) -> Released) -> Option<Answer> {
+    number(counter).map(how).map(Answer::Released)
+}
+
+fn seen(fields: &[Value]) -> Option<Answer> {
+    let [value, Value::Int(pttl), token, id, letter] = fields else { return None };
+    let value = OwnerToken::found(bytes(value)?);
     Some(Answer::Seen(Sighting {
-        value: Some(owner).filter(|_| pttl != NO_SUCH_KEY),
-        expires_in: u64::try_from(pttl).ok().map(Duration::from_millis),
+        value: Some(value).filter(|_| *pttl != NO_SUCH_KEY),
+        expires_in: u64::try_from(*pttl).ok().map(Duration::from_millis),
         token: number(token)?,
+        id: AttemptId::found(std::str::from_utf8(bytes(id)?).ok()?)?,
+        is_held: bytes(letter)? == b"h",
     }))
 }
 
@@ -153,8 +159,8 @@ fn bytes(value: &Value) -> Option<&[u8]> {
 /// How the script that releases says that it could not announce that.
 const UNANNOUNCED: i64 = 5;
 const MOST_ARGUMENTS: usize = 13;
-/// The bytes that the numbers and words of any command take at most.
-const MOST_OF_NUMBERS: usize = 96;
+/// The bytes that the numbers, words and id of any command take at most.
+const MOST_OF_NUMBERS: usize = 112;
 /// What `PTTL` says of a key that does not exist.
 const NO_SUCH_KEY: i64 = -2;
 
@@ -215,7 +221,7 @@ mod tests {
     #[test]
     fn a_holder_without_expiry_is_refused_without_a_time() {
         let reply = Value::Array(vec![int(0), int(-1), Value::BulkString(b"ab".to_vec())]);
-        let refused = Answer::Refused { expires_in: None, holder: "ab".into() };
+        let refused = Answer::Refused { expires_in: None, holder: "ab".into(), is_owners: false };
         assert_eq!(decode(&reply).unwrap(), refused);
     }
 
@@ -245,15 +251,15 @@ mod tests {
 
     #[test]
     fn a_release_names_its_database_and_its_channel_if_it_may() {
-        let trail =
-            Trail::new(Arc::new(Key::new("", "k".into()).unwrap()), OwnerToken::random(), 1);
+        let key = Arc::new(Key::new("", "k".into()).unwrap());
+        let trail = Trail::new(key, OwnerToken::random(), AttemptId::EMPTY, 1);
         let release = |announces, database| {
             let passage = Passage { delivery: Delivery::AtMostOnce, database, announces };
-            let command = Command::Release { held: Some(7), tokens: None, keep: None };
+            let command = Command::Release { held: Some(7), keep: None };
             let cmd = encode(command, &trail, Spelling::Hash, passage);
             let text = String::from_utf8(cmd.get_packed_command()).unwrap();
             let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect();
-            [6, 7, 9].map(|at| words[at].clone())
+            [7, 8, 10].map(|at| words[at].clone())
         };
         assert_eq!(release(true, Some(3)), ["{k}:released", "7", "7 3"]);
         assert_eq!(release(true, None), ["{k}:released", "7", "7"]);
@@ -262,7 +268,7 @@ mod tests {
 
     /// A reply of any shape, more often one that looks like a script's.
     fn reply() -> impl Strategy<Value = Value> {
-        let number = prop_oneof![-3..6i64, any::<i64>()];
+        let number = prop_oneof![-5..8i64, any::<i64>()];
         let scalar = prop_oneof![
             4 => number.prop_map(Value::Int),
             2 => any::<Vec<u8>>().prop_map(Value::BulkString),
@@ -293,7 +299,7 @@ mod tests {
                 _ => None,
             };
             match decode(&reply) {
-                Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-1..=5)))),
+                Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-3..=6)))),
                 Err(error) => prop_assert_eq!(error.kind(), ErrorKind::UnexpectedReturnType),
             }
         }
@@ -306,12 +312,17 @@ mod tests {
             let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
             let refused = Value::Array(vec![int(0), int(pttl), bulk.clone()]);
             let holder = String::from_utf8_lossy(&holder).into_owned();
-            prop_assert_eq!(decode(&refused).unwrap(), Answer::Refused { expires_in, holder });
+            let is_owners = false;
+            prop_assert_eq!(
+                decode(&refused).unwrap(),
+                Answer::Refused { expires_in, holder, is_owners }
+            );
             let granted = decode(&Value::Array(vec![int(1), int(token)])).ok();
             prop_assert_eq!(granted, u64::try_from(token).ok().map(|token| Answer::Granted { token }));
             let ours = decode(&Value::Array(vec![int(2), int(token), int(pttl)]));
             prop_assert_eq!(ours.is_ok(), token >= 0);
-            let seen = decode(&Value::Array(vec![int(4), bulk, int(pttl), int(token)]));
+            let [id, letter] = [&b"a1"[..], b"h"].map(|text| Value::BulkString(text.to_vec()));
+            let seen = decode(&Value::Array(vec![int(4), bulk, int(pttl), int(token), id, letter]));
             prop_assert_eq!(seen.is_ok(), token >= 0);
         }
     }

@@ -1,6 +1,6 @@
 //! The wire format, as a server reads and writes it.
 
-use crate::node::Answer;
+use crate::node::{Answer, Released};
 
 /// Takes the first whole command from what was received.
 pub(super) fn take_command(received: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
@@ -67,14 +67,19 @@ impl From<&Answer> for Word {
             Answer::Ours { token, expires_in } => {
                 vec![Self::Number(2), Self::Number(int(*token)), pttl(Some(*expires_in), 0)]
             }
-            Answer::Refused { expires_in, holder } => {
-                vec![Self::Number(0), pttl(*expires_in, -1), Self::Text(holder.clone())]
+            Answer::Refused { expires_in, holder, is_owners } => {
+                let code = if *is_owners { 6 } else { 0 };
+                vec![Self::Number(code), pttl(*expires_in, -1), Self::Text(holder.clone())]
             }
             Answer::Gone => vec![Self::Number(-1)],
-            Answer::GoneBeside { token } => {
-                vec![Self::Number(-1), Self::Number(int(*token))]
+            Answer::Ended => vec![Self::Number(-2)],
+            Answer::Released(Released::Deleted) => vec![Self::Number(3)],
+            Answer::Released(Released::Gone { counter }) => {
+                vec![Self::Number(-1), Self::Number(int(*counter))]
             }
-            Answer::Deleted => vec![Self::Number(3)],
+            Answer::Released(Released::NotOurs { counter }) => {
+                vec![Self::Number(-3), Self::Number(int(*counter))]
+            }
             Answer::Seen(seen) => {
                 let owner = seen.value.as_ref().map(|owner| owner.as_str().to_owned());
                 let owner = Self::Text(owner.unwrap_or_default());
@@ -83,6 +88,8 @@ impl From<&Answer> for Word {
                     owner,
                     pttl(seen.expires_in, -2),
                     Self::Number(int(seen.token)),
+                    Self::Text(seen.id.text()),
+                    Self::Text(if seen.is_held { "h" } else { "" }.into()),
                 ]
             }
         })

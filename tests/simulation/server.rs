@@ -17,8 +17,9 @@ use super::{
     world::Setting,
 };
 use crate::{
+    attempt_id::AttemptId,
     key::Key,
-    node::{Answer, Command, Kept, Names, Touch, scripts},
+    node::{Answer, Command, Kept, Names, Released, Touch, scripts},
     sync::lock,
     token::OwnerToken,
 };
@@ -54,6 +55,7 @@ struct Call {
     lock: String,
     fence: String,
     owner: OwnerToken,
+    id: AttemptId,
     channel: String,
     message: String,
     command: Command,
@@ -86,10 +88,11 @@ impl Server {
         let owner = OwnerToken::random();
         for key in &self.setting.plan.keys {
             let key = Key::new("", key.clone()).expect("it is valid");
-            let names = Names { lock: &key.lock, fence: &key.fence, owner: &owner };
+            let (lock_name, fence) = (&key.lock, &key.fence);
+            let names = Names { lock: lock_name, fence, owner: &owner, id: AttemptId::EMPTY };
             let proposal = AN_HOUR_AHEAD + self.setting.dice.from(0..4);
             let acquire = Command::Acquire { ttl: Duration::from_secs(1), proposal };
-            for command in [acquire, Command::Release { held: None, tokens: None, keep: None }] {
+            for command in [acquire, Command::Release { held: None, keep: None }] {
                 lock(&self.state).kept.answer(names, command, self.now());
             }
         }
@@ -130,14 +133,15 @@ impl Server {
             self.setting.trace.note(&self.name, format_args!("{conn} {call} NOSCRIPT"));
             return Word::Error("NOSCRIPT No matching script".into());
         }
-        let names = Names { lock: &call.lock, fence: &call.fence, owner: &call.owner };
+        let Call { lock: name, fence, owner, id, .. } = &call;
+        let names = Names { lock: name, fence, owner, id: *id };
         let answer = state.kept.answer(names, call.command, self.now());
         drop(state);
         let told = Told(&answer);
         self.setting.trace.note(&self.name, format_args!("{conn} {call} -> {told}"));
         self.oracle().ran(&self.name, conn, &call.owner, call.command, &answer);
-        if let (Command::Release { held: Some(_), keep: None, .. }, Answer::Deleted) =
-            (call.command, &answer)
+        if let Command::Release { held: Some(_), keep: None } = call.command
+            && answer == Answer::Released(Released::Deleted)
         {
             self.publish(&call.channel, &call.message);
         }
@@ -245,38 +249,44 @@ fn read(words: &[Vec<u8>]) -> Option<(&'static str, Call)> {
         1 => Command::Touch {
             ttl: ttl(6).filter(|ttl| !ttl.is_zero()),
             token: number(7)?,
-            mode: match &*text(9)? {
+            mode: match &*text(10)? {
+                "raise" => Touch::Raise,
                 "heal" => Touch::Heal,
                 "adopt" => Touch::Adopt,
-                _ => Touch::Keep,
+                _ => Touch::Extend,
             },
         },
         2 => {
-            (channel, message) = (text(6)?, text(9)?);
-            let held = number(7).filter(|_| !channel.is_empty());
-            let keep = ttl(8).filter(|keep| !keep.is_zero());
-            Command::Release { held, tokens: number(10).zip(number(11)), keep }
+            (channel, message) = (text(7)?, text(10)?);
+            let held = number(8).filter(|_| !channel.is_empty());
+            let keep = ttl(9).filter(|keep| !keep.is_zero());
+            Command::Release { held, keep }
         }
         _ => Command::Inspect,
     };
     let owner = OwnerToken::found(words.get(5).map_or(b"", |word| word));
-    let call = Call { lock: text(3)?, fence: text(4)?, owner, channel, message, command };
+    let id = match script {
+        0 | 1 => AttemptId::found(&text(9)?)?,
+        2 => AttemptId::found(&text(6)?)?,
+        _ => AttemptId::EMPTY,
+    };
+    let call = Call { lock: text(3)?, fence: text(4)?, owner, id, channel, message, command };
     Some((scripts()[script].1, call))
 }
 
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (lock, owner) = (&self.lock, &self.owner);
+        let id = self.id.text().get(..4).map(|id| format!("/{id}")).unwrap_or_default();
         match self.command {
             Command::Acquire { ttl, proposal } => {
-                write!(f, "acquire {lock} {owner} ttl {ttl:?} p {}", short(proposal))
+                write!(f, "acquire {lock} {owner}{id} ttl {ttl:?} p {}", short(proposal))
             }
             Command::Touch { ttl, token, mode } => {
-                write!(f, "touch {lock} {owner} ttl {ttl:?} T {} {mode:?}", short(token))
+                write!(f, "touch {lock} {owner}{id} ttl {ttl:?} T {} {mode:?}", short(token))
             }
-            Command::Release { held, tokens, .. } => {
-                let tokens = tokens.map(|(lowest, highest)| (short(lowest), short(highest)));
-                write!(f, "release {lock} {owner} held {:?} if {tokens:?}", held.map(short))
+            Command::Release { held, .. } => {
+                write!(f, "release {lock} {owner}{id} held {:?}", held.map(short))
             }
             Command::Inspect => write!(f, "inspect {lock}"),
         }
@@ -293,7 +303,7 @@ impl fmt::Display for Told<'_> {
             Answer::Ours { token, expires_in } => {
                 write!(f, "ours {} {expires_in:?}", short(*token))
             }
-            Answer::Refused { expires_in, holder } => {
+            Answer::Refused { expires_in, holder, .. } => {
                 write!(f, "refused {} {expires_in:?}", OwnerToken::found(holder.as_bytes()))
             }
             other => write!(f, "{other:?}"),

@@ -171,7 +171,8 @@ impl Server {
     /// The fencing counter in `key`.
     pub(crate) fn counter(&self, key: &str) -> Option<u64> {
         let text = self.get(key)?;
-        Some(text.parse().expect("a counter is a plain number"))
+        let digits = text.split(' ').next().unwrap_or_default();
+        Some(digits.parse().expect("a counter begins with a plain number"))
     }
 
     /// Commands served since the last [`reset_calls`](Self::reset_calls), by name, also those sent by scripts.

@@ -1,3 +1,5 @@
 -- Looks, and changes nothing.
--- KEYS: lock, fence   Returns {4, owner or '', pttl, token}; a pttl of -2 says that there is no lock.
-return {4, redis.call('GET', KEYS[1]) or '', redis.call('PTTL', KEYS[1]), tonumber(redis.call('GET', KEYS[2]) or 0)}
+-- KEYS: lock, fence   Returns {4, value or '', pttl, counter, id, letter}; a pttl of -2 says that there is no lock.
+local fence = (redis.call('GET', KEYS[2]) or '0') .. ' '
+local counter, id, state = string.match(fence, '^(%d+) (%x*)([hx]?) ?$')
+return {4, redis.call('GET', KEYS[1]) or '', redis.call('PTTL', KEYS[1]), tonumber(counter), id, state}

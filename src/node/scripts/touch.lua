@@ -1,26 +1,34 @@
--- Raises the fencing counter and extends, heals or adopts, only for the owner.
--- KEYS: lock, fence   ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, 'keep' | 'heal' | 'adopt'
--- Returns {2, token, pttl}: the owner's; {1, token}: put back; {0, pttl, hash}: another owner's; {-1}: gone.
+-- Raises the fencing counter and extends, heals or adopts, only for the owner and the attempt.
+-- KEYS: lock, fence   ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, id ('' for a random owner),
+--                           'raise' | 'extend' | 'heal' | 'adopt'
+-- Returns {2, counter, pttl}: this lock; {1, counter}: put back; {0, pttl, hash}: another lock; {-1}: gone;
+--         {-2}: the attempt has ended.
 -- What PTTL says is not the same on a replica. Redis 6 with `lua-replicate-commands no`, which has replicas run the
 -- script, allows no write after it, unless it is told to send them the writes instead. Others always do.
 if redis.replicate_commands then redis.replicate_commands() end
-local token = tonumber(redis.call('GET', KEYS[2]) or 0)
-if not token or math.max(token, tonumber(ARGV[3])) > 9e15 then return redis.error_reply('ERR the fencing counter holds no usable number') end
-local held, ttl = tonumber(ARGV[3]), tonumber(ARGV[2])
+local fence = redis.call('GET', KEYS[2]) or '0'
+local counter, id, state = string.match(fence .. ' ', '^(%d+) (%x*)([hx]?) ?$')
+local held, ttl, mode = tonumber(ARGV[3]), tonumber(ARGV[2]), ARGV[6]
+counter = tonumber(counter)
+if not counter or math.max(counter, held) > 9e15 then return redis.error_reply('ERR the fencing counter holds no usable number') end
 local owner = redis.call('GET', KEYS[1])
-if not owner then
-  if ARGV[5] ~= 'heal' then return {-1} end
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-elseif owner ~= ARGV[1] then
-  return {0, redis.call('PTTL', KEYS[1]), string.sub(redis.sha1hex(owner), 1, 8)}
-elseif ARGV[5] == 'adopt' and token ~= held then
-  return {2, token, redis.call('PTTL', KEYS[1])}
+if owner ~= ARGV[1] or id ~= ARGV[5] then
+  if id == ARGV[5] and id ~= '' and state == 'x' then return {-2} end
+  if owner then return {0, redis.call('PTTL', KEYS[1]), string.sub(redis.sha1hex(owner .. ' ' .. id), 1, 8)} end
+  if mode ~= 'heal' then return {-1} end
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ttl)
+  id, state = ARGV[5], ''
+elseif mode == 'adopt' and counter ~= held then
+  return {2, counter, redis.call('PTTL', KEYS[1])}
 elseif ttl > redis.call('PTTL', KEYS[1]) and ttl > 0 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ttl)
 end
+counter = math.max(counter, held)
+-- Only who holds the lock extends or heals it. Beside its token, that tells others of this owner that they may share it.
+if counter == held and (mode == 'extend' or mode == 'heal') then state = 'h' end
+local value = string.format('%.0f', counter) .. (id ~= '' and ' ' .. id .. state or '')
 -- When memory is short, a SET is refused unless the script has written before, so that PEXPIRE comes first.
-local is_counted = redis.call('PEXPIRE', KEYS[2], ARGV[4]) == 1 and token >= held
-token = math.max(token, held)
-if not owner or not is_counted then redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[4]) end
-if not owner then return {1, token} end
-return {2, token, ttl}
+local is_there = redis.call('PEXPIRE', KEYS[2], ARGV[4]) == 1
+if not is_there or value ~= fence then redis.call('SET', KEYS[2], value, 'PX', ARGV[4]) end
+if not owner then return {1, counter} end
+return {2, counter, ttl}
