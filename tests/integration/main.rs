@@ -22,6 +22,7 @@ mod support;
 
 mod acl;
 mod acquire;
+mod attempts;
 mod blips;
 mod bounds;
 mod cancel;

@@ -27,12 +27,15 @@ struct Shared {
     forgotten: AtomicUsize,
     /// Requests lost so far.
     swallowed: AtomicUsize,
+    /// Requests kept so far.
+    held: AtomicUsize,
     ended: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Faults {
     swallow_requests: bool,
+    hold_requests: bool,
     swallow_replies: bool,
     hold_replies: bool,
     hang_up_at_client: bool,
@@ -68,6 +71,16 @@ impl Proxy {
     /// How often something was lost by [`swallow_requests`](Self::swallow_requests).
     pub(crate) fn swallowed_requests(&self) -> usize {
         self.shared.swallowed.load(Ordering::SeqCst)
+    }
+
+    /// Keeps every request from now on until [`heal`](Self::heal); then they go on in their order.
+    pub(crate) fn hold_requests(&self) {
+        self.shared.faults().hold_requests = true;
+    }
+
+    /// How often something was kept by [`hold_requests`](Self::hold_requests).
+    pub(crate) fn held_requests(&self) -> usize {
+        self.shared.held.load(Ordering::SeqCst)
     }
 
     /// Lets requests through and keeps every reply until [`heal`](Self::heal).
@@ -140,9 +153,19 @@ impl Shared {
             self.cut();
             return false;
         }
+        self.keep_request();
         let lost = self.faults().swallow_requests;
         self.swallowed.fetch_add(usize::from(lost), Ordering::SeqCst);
         !lost
+    }
+
+    /// Waits while requests are kept.
+    fn keep_request(&self) {
+        let is_kept = || self.faults().hold_requests && !self.ended.load(Ordering::SeqCst);
+        self.held.fetch_add(usize::from(is_kept()), Ordering::SeqCst);
+        while is_kept() {
+            sleep(Duration::from_millis(1));
+        }
     }
 
     fn passes_reply(&self) -> bool {

@@ -1,0 +1,205 @@
+//! Attempts of one chosen owner, by several processes: whatever comes late of one touches no lock of another.
+
+use redlatch::{LockGuard, LockManager, LockRequest, LossReason, OwnerToken, Result};
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::support::{BOUND, Proxy, Server, Site, eventually, millis, on_servers, secs, within};
+
+on_servers!(
+    a_late_acquire_and_its_undo_keep_what_another_process_got,
+    a_random_owners_late_release_keeps_the_lock_under_its_text,
+);
+
+fn us() -> OwnerToken {
+    OwnerToken::new("us").unwrap()
+}
+
+fn ours(manager: &LockManager) -> LockRequest {
+    manager.lock("k").owner(us()).ttl(secs(600))
+}
+
+/// The acquire of the first process is on its way when the second gets the lock, and its undo comes right behind.
+/// By the owner alone, the one would pass for a grant, and the other would delete the second's votes.
+async fn a_late_acquire_and_its_undo_keep_what_another_process_got(site: Site) {
+    let (proxies, builder) = site.proxied();
+    let first = builder.build().unwrap();
+    site.learns_the_scripts().await;
+    drop(first.ping().await);
+    proxies.iter().for_each(Proxy::hold_requests);
+    let late = tokio::spawn(ours(&first).try_acquire());
+    eventually("it is on its way", async || proxies.iter().all(is_kept)).await;
+    let second = within(ours(&site.manager()).try_acquire()).await.unwrap();
+    site.fills("k").await;
+    proxies.iter().for_each(Proxy::heal);
+    let refused = within(late).await.unwrap().expect_err("it is the second's");
+    assert!(refused.is_contended(), "{refused:?}");
+    assert_eq!(within(first.close()).await, 0);
+    assert_eq!(site.lock_keys().len(), site.all().len(), "no vote is deleted");
+    within(second.extend(secs(600))).await.expect("it is held");
+    within(second.release()).await.unwrap();
+}
+
+fn is_kept(proxy: &Proxy) -> bool {
+    proxy.held_requests() > 0
+}
+
+/// Somebody has used the text of a random owner for a lock of his own, once the random owner's had ended.
+async fn a_random_owners_late_release_keeps_the_lock_under_its_text(site: Site) {
+    let (proxies, builder) = site.proxied();
+    let first = builder.build().unwrap();
+    site.learns_the_scripts().await;
+    let random = within(first.lock("k").ttl(secs(600)).try_acquire()).await.unwrap();
+    site.fills("k").await;
+    let owner = random.owner_token().clone();
+    proxies.iter().for_each(Proxy::hold_requests);
+    let late = tokio::spawn(random.release());
+    eventually("it is on its way", async || proxies.iter().all(is_kept)).await;
+    site.all().iter().for_each(|server| server.del("k"));
+    let manager = site.manager();
+    let next = within(manager.lock("k").owner(owner).ttl(secs(600)).try_acquire()).await.unwrap();
+    site.fills("k").await;
+    proxies.iter().for_each(Proxy::heal);
+    assert!(within(late).await.unwrap().unwrap_err().is_not_held());
+    assert_eq!(within(first.close()).await, 0);
+    assert_eq!(site.lock_keys().len(), site.all().len(), "no vote is deleted");
+    within(next.extend(secs(600))).await.expect("it is held");
+}
+
+/// Three servers whose counters differ, and a first process that reaches them through faulty networks.
+struct Stage {
+    site: Site,
+    proxies: Vec<Proxy>,
+    first: LockManager,
+}
+
+impl Stage {
+    async fn new(counters: [u64; 3]) -> Self {
+        let site = Site::servers(3);
+        let (proxies, builder) = site.proxied();
+        let first = builder.build().unwrap();
+        site.learns_the_scripts().await;
+        drop(first.ping().await);
+        for (server, counter) in site.all().iter().zip(counters) {
+            server.command(&["SET", "{k}:fence", &(AHEAD + counter).to_string()]);
+        }
+        Self { site, proxies, first }
+    }
+
+    /// Starts the first process' acquire. It has the votes of all but of those that it cannot reach, and its raise of
+    /// the first server is on its way.
+    async fn first_raises(&self) -> JoinHandle<Result<LockGuard>> {
+        self.proxies[2].hold_replies();
+        let acquire = tokio::spawn(ours(&self.first).try_acquire());
+        eventually("it has votes", async || {
+            [0, 2].iter().all(|&node| self.site.all()[node].get("k").is_some())
+        })
+        .await;
+        self.proxies[0].hold_requests();
+        self.proxies[2].heal();
+        eventually("the raise is on its way", async || is_kept(&self.proxies[0])).await;
+        acquire
+    }
+}
+
+/// The first server is another attempt's by the time that the raise arrives. By the owner alone it would count, and both
+/// would hold the lock under the same token.
+#[tokio::test]
+async fn a_late_raise_makes_no_second_guard_with_the_same_token() {
+    let stage = Stage::new([1, 8, 8]).await;
+    stage.proxies[1].swallow_requests();
+    let first = stage.first_raises().await;
+    stage.site.all()[0].del("k");
+    let second = within(ours(&stage.site.manager()).try_acquire()).await.unwrap();
+    assert_eq!(second.fencing_token().get(), AHEAD + 9);
+    stage.proxies[0].heal();
+    stage.proxies[1].heal();
+    stage.proxies[1].cut();
+    let first = within(first).await.unwrap();
+    assert!(first.is_err(), "{first:?} beside {second:?}");
+    within(second.extend(secs(600))).await.expect("it is held");
+}
+
+/// Two servers tell the same counter for an election that will raise it yet. Whoever joined there would share the lock
+/// under another token.
+#[tokio::test]
+async fn a_joiner_has_the_token_of_the_lock_that_it_joins() {
+    let stage = Stage::new([1, 1, 2]).await;
+    stage.proxies[1].hold_replies();
+    let first = stage.first_raises().await;
+    let manager = stage.site.manager();
+    let server = &stage.site.all()[1];
+    let known = server.scripts() + 3;
+    let joiner = tokio::spawn(ours(&manager).acquire_or_extend());
+    let has_looked = || server.scripts() > known || joiner.is_finished();
+    eventually("it looks, and looks again", async || has_looked()).await;
+    assert!(!joiner.is_finished(), "there is no lock yet");
+    stage.proxies[0].heal();
+    stage.proxies[1].heal();
+    let first = within(first).await.unwrap().unwrap();
+    let joiner = within(joiner).await.unwrap().unwrap();
+    assert_eq!(joiner.fencing_token(), first.fencing_token());
+    within(joiner.extend(secs(600))).await.unwrap();
+}
+
+/// The release has reached one server, and the other guard renews. Were the key put back there, the lock would go on
+/// when the release has been told to have succeeded.
+#[tokio::test]
+async fn a_shared_lock_is_not_extended_after_its_release() {
+    let stage = Stage::new([1, 1, 1]).await;
+    let manager = stage.site.manager();
+    let request = ours(&manager).auto_renew_every(millis(20));
+    let renewed = within(request.acquire()).await.unwrap();
+    stage.site.fills("k").await;
+    let joined = within(ours(&stage.first).acquire_or_extend()).await.unwrap();
+    stage.proxies[1..].iter().for_each(Proxy::hold_requests);
+    let release = tokio::spawn(joined.release());
+    eventually("it has reached the others", async || stage.proxies[1..].iter().all(is_kept)).await;
+    let server = &stage.site.all()[0];
+    let known = server.scripts() + 3;
+    let is_renewed = || server.scripts() > known || !renewed.is_valid();
+    eventually("renewals go on, or end", async || is_renewed()).await;
+    stage.proxies[1].heal();
+    within(release).await.unwrap().expect("it was held");
+    let extended = within(renewed.extend(secs(600))).await;
+    assert!(extended.unwrap_err().is_not_held());
+    assert_eq!(within(renewed.lost()).await, LossReason::Taken);
+    stage.proxies[2].heal();
+}
+
+/// Two start together. The one that loses to its own owner looks again soon for what it may share, and does not sleep
+/// until the look after about two seconds. On a busy machine it may take several starts to see that.
+#[tokio::test]
+async fn whoever_loses_the_start_to_its_own_owner_joins_soon() {
+    let stage = Stage::new([1, 1, 1]).await;
+    let manager = stage.site.manager();
+    let mut soonest = BOUND;
+    for _ in 0..5 {
+        stage.proxies.iter().for_each(Proxy::hold_replies);
+        let first = tokio::spawn(ours(&stage.first).try_acquire());
+        stage.site.fills("k").await;
+        let joiner = tokio::spawn(ours(&manager).acquire_or_extend());
+        eventually("it waits", async || stage.site.all().iter().all(is_listened_to)).await;
+        tokio::time::sleep(millis(100)).await;
+        assert!(!joiner.is_finished(), "there is no lock yet");
+        stage.proxies.iter().for_each(Proxy::heal);
+        let start = Instant::now();
+        let first = within(first).await.unwrap().unwrap();
+        let joiner = within(joiner).await.unwrap().unwrap();
+        soonest = soonest.min(start.elapsed());
+        assert_eq!(joiner.fencing_token(), first.fencing_token());
+        joiner.release().await.unwrap();
+        drop(first);
+        stage.site.empties_of("k").await;
+        if soonest < secs(1) {
+            return;
+        }
+    }
+    panic!("it took {soonest:?}");
+}
+
+fn is_listened_to(server: &Server) -> bool {
+    !server.query::<Vec<String>>(&["PUBSUB", "CHANNELS"]).is_empty()
+}
+
+/// Above all that clocks propose.
+const AHEAD: u64 = 4_000_000_000_000_000;
