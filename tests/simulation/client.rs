@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::{
+    oracle::Lock,
     process::{Process, now},
     server::Server,
     world::Setting,
@@ -114,18 +115,26 @@ impl Worker {
             0 => Way::TryAcquire,
             1 => Way::AcquireOrExtend,
             2 => Way::Run,
+            3..=6 if setting.plan.kind.shares() => Way::AcquireOrExtend,
             _ => *dice.pick(&ways),
         };
         let (request, is_chosen) = self.request(&key, way);
+        let joins = is_chosen && matches!(way, Way::AcquireOrExtend);
         let began = now();
         let cancelled = if dice.chance(25) { dice.millis(0..120) } else { FOREVER };
         if matches!(way, Way::Run) {
+            let held = Mutex::new(None);
             let work = async |guard: &LockGuard| {
-                setting.oracle.acquired(&self.me().process, guard, began, is_chosen);
+                *lock(&held) = Some(Lock::of(guard));
+                setting.oracle.acquired(&self.me().process, guard, began, joins);
                 sleep(dice.millis(0..200)).await;
                 setting.oracle.ends(guard);
             };
             let outcome = self.within(&key, cancelled, request.run(work)).await;
+            if let Some(held) = lock(&held).take() {
+                // Also where it was cancelled, or lost.
+                setting.oracle.gives_up(held);
+            }
             return self.tell(outcome.map(|outcome| outcome.map(drop)));
         }
         let asked: Pin<Box<dyn Future<Output = Result<LockGuard>> + Send>> =
@@ -133,7 +142,7 @@ impl Worker {
         let outcome = self.within(&key, cancelled, asked).await;
         match outcome {
             Some(Ok(guard)) => {
-                setting.oracle.acquired(&self.me().process, &guard, began, is_chosen);
+                setting.oracle.acquired(&self.me().process, &guard, began, joins);
                 self.hold(guard).await;
             }
             outcome => self.tell(outcome.map(|outcome| outcome.map(drop))),
@@ -152,6 +161,7 @@ impl Worker {
             request = request.min_hold(dice.millis(0..600));
         }
         let wishes = matches!(way, Way::AcquireOrExtend) || dice.chance(10);
+        let wishes = wishes || setting.plan.kind.shares() && dice.chance(60);
         let is_chosen = wishes && setting.plan.owners;
         if is_chosen {
             request = request.owner(self.owner());
@@ -224,6 +234,9 @@ impl Worker {
 
     /// The owner token that this worker chooses when it chooses.
     fn owner(&self) -> OwnerToken {
+        if self.setting.plan.kind.shares() {
+            return OwnerToken::new("chosen-by-all").expect("it is short");
+        }
         // Two workers of a process share one.
         let name = format!("chosen-{}.{}", self.me().process.name, self.number / 2);
         OwnerToken::new(name).expect("it is short")
@@ -240,7 +253,7 @@ impl Worker {
             }
         }
         let deadline = guard.claim().valid_until();
-        let owner = guard.owner_token().clone();
+        let (owner, lock) = (guard.owner_token().clone(), Lock::of(&guard));
         match dice.from(0..20) {
             0 if dice.chance(40) => {
                 self.note(format_args!("forgets {owner}"));
@@ -259,6 +272,9 @@ impl Worker {
                 self.note(format_args!("releases {owner}"));
                 let result = timeout(patience, guard.release()).await;
                 self.note(format_args!("released {owner}: {result:?}"));
+                if matches!(result, Ok(Ok(()))) {
+                    self.setting.oracle.is_over(lock);
+                }
                 // A release whose reply was lost cannot tell whether it deleted the key.
                 if let (Ok(Err(error)), false) = (result, self.setting.plan.kind.breaks()) {
                     self.setting.oracle.refused(&owner, deadline, error.is_not_held());
@@ -281,6 +297,7 @@ impl Worker {
                 _ => {
                     let deadline = guard.claim().valid_until();
                     let once = choice % 2 == 0;
+                    let was_over = setting.oracle.was_over(&Lock::of(guard));
                     let extend = async {
                         if once { guard.try_extend(ttl).await } else { guard.extend(ttl).await }
                     };
@@ -289,6 +306,9 @@ impl Worker {
                         "extends {} by {ttl:?}: {result:?}",
                         guard.owner_token()
                     ));
+                    setting.oracle.check(!was_over || !matches!(result, Ok(Ok(()))), || {
+                        format!("{}: extended after its release", guard.owner_token())
+                    });
                     if let Ok(Err(error)) = result {
                         let owner = guard.owner_token();
                         setting.oracle.refused(owner, deadline, error.is_not_held());

@@ -71,9 +71,14 @@ fn fencing_holds_whatever_the_nodes_clocks_do() {
 }
 
 #[test]
+fn owners_that_share_locks_harm_none_of_each_other_whatever_breaks() {
+    simulate(Kind::Sharing);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
-    use Kind::{Amnesia, Calm, Drift, Leases, Leftovers, Restarts};
-    for kind in [Calm, Leases, Leftovers, Amnesia, Restarts, Drift] {
+    use Kind::{Amnesia, Calm, Drift, Leases, Leftovers, Restarts, Sharing};
+    for kind in [Calm, Leases, Leftovers, Amnesia, Restarts, Drift, Sharing] {
         for seed in 0..8 {
             let (once, again) = (traced(kind, seed), traced(kind, seed));
             let differs = once.iter().zip(&again).position(|(one, other)| one != other);

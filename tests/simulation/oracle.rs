@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     LockGuard, LossReason, OwnerToken,
+    attempt_id::AttemptId,
     claim::Claim,
-    node::{Answer, Command},
+    node::{Answer, Command, Released},
     sync::lock,
 };
 
@@ -39,8 +40,12 @@ struct State {
     released: BTreeSet<(String, u64, String)>,
     /// When the release of an owner's lock began.
     ended: BTreeMap<String, Instant>,
-    /// Locks of chosen owners that one of their guards has released: that ends them for all.
-    given_up: BTreeSet<(String, String, u64)>,
+    /// Locks of chosen owners whose release one of their guards has begun: that ends them for all.
+    given_up: Vec<Lock>,
+    /// Those that were released for certain.
+    over: Vec<Lock>,
+    /// Whose vote each server has cast last, by server and key.
+    votes: BTreeMap<(String, String), Attempt>,
     /// Owners whose locks are left to their TTL.
     exempt: BTreeSet<String>,
     processes: BTreeMap<String, Arc<Process>>,
@@ -48,19 +53,35 @@ struct State {
     checked: u64,
 }
 
+/// An owner, and which of its attempts.
+type Attempt = (String, AttemptId);
+
+/// What guards may share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lock {
+    key: String,
+    attempt: Attempt,
+    token: u64,
+}
+
+impl Lock {
+    pub(super) fn of(guard: &LockGuard) -> Self {
+        let attempt = (guard.owner_token().as_str().to_owned(), guard.claim().trail.id);
+        Self { key: guard.key().to_owned(), attempt, token: guard.fencing_token().get() }
+    }
+}
+
 /// A guard, as far as it still exists.
 struct Held {
     process: Arc<Process>,
-    key: String,
-    owner: String,
-    token: u64,
+    lock: Lock,
     claim: Weak<Claim>,
     /// Its deadline when it was last seen valid.
     deadline: Instant,
 }
 
 struct Acquired {
-    owner: String,
+    attempt: Attempt,
     token: u64,
     at: Instant,
 }
@@ -126,6 +147,32 @@ impl Oracle {
         self.exclusion();
     }
 
+    /// A server ran a command of an attempt: whatever it does to a vote, it does to that of this attempt.
+    pub(super) fn voted(
+        &self,
+        server: &str,
+        key: &str,
+        attempt: Attempt,
+        command: Command,
+        answer: &Answer,
+    ) {
+        let place = (server.to_owned(), key.to_owned());
+        let mut state = lock(&self.state);
+        let cast = state.votes.get(&place).cloned();
+        match answer {
+            Answer::Granted { .. } => drop(state.votes.insert(place, attempt.clone())),
+            // What is kept is nobody's vote any more.
+            Answer::Released(Released::Deleted) => drop(state.votes.remove(&place)),
+            _ => {}
+        }
+        drop(state);
+        let acts = matches!(answer, Answer::Ours { .. } | Answer::Released(Released::Deleted));
+        let is_anothers = acts && cast.is_some_and(|cast| cast != attempt);
+        self.check(!is_anothers, || {
+            format!("{server}: {} of {key} acted on another attempt's vote: {command:?}", attempt.0)
+        });
+    }
+
     /// A guard was got. `began`: when its caller asked. `is_shared`: its lock may have been another guard's.
     pub(super) fn acquired(
         &self,
@@ -134,24 +181,22 @@ impl Oracle {
         began: Instant,
         is_shared: bool,
     ) {
-        let (key, owner) = (guard.key().to_owned(), guard.owner_token().as_str().to_owned());
-        let (token, now) = (guard.fencing_token().get(), now());
+        let (now, got) = (now(), Lock::of(guard));
+        let Lock { key, attempt, token } = got.clone();
         self.trace.note(
             &process.name,
             format_args!("got {key} {} T {}", guard.owner_token(), short(token)),
         );
         lock(&self.state).guards.push(Held {
             process: process.clone(),
-            key: key.clone(),
-            owner: owner.clone(),
-            token,
+            lock: got,
             claim: Arc::downgrade(guard.claim()),
             deadline: now,
         });
         self.exclusion();
         let mut state = lock(&self.state);
         let acquired = state.acquired.entry(key.clone()).or_default();
-        let is_same = |other: &&Acquired| other.owner == owner && other.token == token;
+        let is_same = |other: &&Acquired| other.attempt == attempt && other.token == token;
         let is_known = acquired.iter().any(|other| is_same(&other));
         let others = acquired.iter().filter(|other| !is_same(other));
         // Whoever had it before must have a lower token.
@@ -174,10 +219,13 @@ impl Oracle {
         let is_taken =
             self.plan.kind.remembers() && others.clone().any(|other| other.token == token);
         let highest = before.into_iter().max();
-        acquired.push(Acquired { owner, token, at: now });
+        let is_other_token = attempt.1 != AttemptId::EMPTY
+            && acquired.iter().any(|other| other.attempt == attempt && other.token != token);
+        acquired.push(Acquired { attempt, token, at: now });
         drop(state);
         self.check(!is_known || is_shared, || format!("{key}: token {} given twice", short(token)));
-        self.check(!is_taken, || format!("{key}: token {} given to two owners", short(token)));
+        self.check(!is_taken, || format!("{key}: token {} given to two attempts", short(token)));
+        self.check(!is_other_token, || format!("{key}: joined under another token"));
         self.check(is_known || highest.is_none_or(|highest| highest < token), || {
             format!("{key}: token {} after {}", short(token), short(highest.unwrap_or(0)))
         });
@@ -194,21 +242,21 @@ impl Oracle {
         let state = &mut *locked;
         let is_valid = |claim: &Arc<Claim>| !claim.trail.is_withdrawn() && claim.judge().is_ok();
         state.guards.retain(|held| held.claim.strong_count() > 0);
-        let mut valid: Vec<(&str, &str, u64)> = Vec::new();
+        let mut valid: Vec<&Lock> = Vec::new();
         let given_up = &state.given_up;
         for held in state.guards.iter_mut().filter(|held| !held.process.is_dead()) {
-            if given_up.contains(&(held.key.clone(), held.owner.clone(), held.token)) {
-                continue;
-            }
             let Some(claim) = held.claim.upgrade().filter(is_valid) else { continue };
             held.deadline = claim.valid_until().unwrap_or(held.deadline);
-            valid.push((&held.key, &held.owner, held.token));
+            if !given_up.contains(&held.lock) {
+                valid.push(&held.lock);
+            }
         }
         let clash = valid.iter().enumerate().find_map(|(at, one)| {
             // Guards of one owner may share one lock, but no more than that.
-            let is_other = |other: &&(_, _, _)| (other.1, other.2) != (one.1, one.2);
-            let other = valid[..at].iter().find(|other| other.0 == one.0 && is_other(other))?;
-            Some(format!("{}: {} and {} are valid at once", one.0, short(one.2), short(other.2)))
+            let mut others = valid[..at].iter().filter(|other| other.key == one.key);
+            let other = others.find(|other| *other != one)?;
+            let (key, tokens) = (&one.key, [one.token, other.token].map(short));
+            Some(format!("{key}: {} and {} are valid at once", tokens[0], tokens[1]))
         });
         drop(locked);
         if self.plan.kind.excludes() {
@@ -221,11 +269,25 @@ impl Oracle {
         let owner = guard.owner_token().as_str().to_owned();
         let mut state = lock(&self.state);
         if is_chosen(&owner) {
-            let lock = (guard.key().to_owned(), owner, guard.fencing_token().get());
-            state.given_up.insert(lock);
+            state.given_up.push(Lock::of(guard));
         } else {
             state.ended.insert(owner, now());
         }
+    }
+
+    /// A guard that may share this lock is gone: it ends for all.
+    pub(super) fn gives_up(&self, held: Lock) {
+        lock(&self.state).given_up.push(held);
+    }
+
+    /// A release has told that the lock is released.
+    pub(super) fn is_over(&self, released: Lock) {
+        lock(&self.state).over.push(released);
+    }
+
+    /// Whether a lock was released for certain by now.
+    pub(super) fn was_over(&self, held: &Lock) -> bool {
+        lock(&self.state).over.contains(held)
     }
 
     /// A lost lock was told of.
@@ -272,7 +334,10 @@ impl Oracle {
     /// Another process has taken the lock over: now it has to be released.
     pub(super) fn adopted(&self, owner: &OwnerToken, process: &Arc<Process>) {
         let mut state = lock(&self.state);
-        state.exempt.remove(owner.as_str());
+        if !is_chosen(owner.as_str()) {
+            // A chosen owner may have left others of its locks.
+            state.exempt.remove(owner.as_str());
+        }
         state.processes.insert(owner.as_str().to_owned(), process.clone());
     }
 

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Restarts,
     /// The nodes' clocks drift farther than allowed for.
     Drift,
+    /// As with short leases, and most locks are those of one owner, whom all the processes share.
+    Sharing,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +57,11 @@ impl Kind {
         !matches!(self, Self::Amnesia | Self::Restarts)
     }
 
+    /// Whether one owner is shared by all processes.
+    pub(super) const fn shares(self) -> bool {
+        matches!(self, Self::Sharing)
+    }
+
     /// How long a node that has restarted must not vote.
     pub(super) fn quarantine(self) -> Option<Duration> {
         (self == Self::Restarts).then_some(LONGEST_LEASE)
@@ -66,7 +73,10 @@ impl Plan {
         Self {
             kind,
             nodes: *dice.pick(&[1, 3, 3, 3, 4, 5, 5]),
-            processes: *dice.pick(&[2, 2, 3, 4]),
+            processes: match *dice.pick(&[2, 2, 3, 4]) {
+                4 if kind.shares() => 3,
+                processes => processes,
+            },
             workers: *dice.pick(&[1, 1, 2, 3]),
             rounds: dice.from(2..6),
             keys: (0..*dice.pick(&[1, 1, 2])).map(|key| format!("k{key}")).collect(),
@@ -76,7 +86,7 @@ impl Plan {
                 _ => *dice.pick(&[0, 5_000, 10_000_000]),
             },
             slowness: *dice.pick(&[2, 8, 40, 40]),
-            owners: dice.chance(40),
+            owners: dice.chance(40) || kind.shares(),
             suspends: kind.breaks() && dice.chance(25),
             counters_ahead: kind.remembers() && dice.chance(30),
         }

@@ -140,6 +140,8 @@ impl Server {
         let told = Told(&answer);
         self.setting.trace.note(&self.name, format_args!("{conn} {call} -> {told}"));
         self.oracle().ran(&self.name, conn, &call.owner, call.command, &answer);
+        let attempt = (call.owner.as_str().to_owned(), call.id);
+        self.oracle().voted(&self.name, &call.lock, attempt, call.command, &answer);
         if let Command::Release { held: Some(_), keep: None } = call.command
             && answer == Answer::Released(Released::Deleted)
         {
