@@ -71,6 +71,10 @@ impl Release {
         answer: Result<Released, NodeError>,
         is_in_time: bool,
     ) {
+        // A deletion is one, whatever a repeated release is told later.
+        if self.nodes[node] == NodeRelease::Deleted {
+            return;
+        }
         self.errors.retain(|(other, _)| *other != node);
         self.nodes[node] = match answer {
             Ok(Released::Deleted) => NodeRelease::Deleted,
@@ -195,6 +199,16 @@ mod tests {
         let mut release = release([true, true, false], true);
         release.note(0, Ok(Released::Gone { counter: 0 }), true);
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
+    }
+
+    #[test]
+    fn a_deletion_stays_one_when_a_repeated_release_finds_nothing() {
+        let mut release = release([true; 3], true);
+        release.note(0, Ok(Released::Deleted), true);
+        release.note(0, Ok(Released::Gone { counter: 0 }), true);
+        release.note(0, failed(), true);
+        release.note(1, Ok(Released::Deleted), true);
+        assert!(release.verdict("k").unwrap().is_ok());
     }
 
     #[test]

@@ -242,7 +242,7 @@ mod tests {
 
     fn trail() -> Trail {
         let key = Key::new("", "k".to_owned()).unwrap();
-        Trail::new(key.into(), OwnerToken::random(), 1)
+        Trail::new(key.into(), OwnerToken::random(), AttemptId::EMPTY, 1)
     }
 
     async fn line() -> Arc<Line> {

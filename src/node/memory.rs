@@ -182,7 +182,7 @@ impl Kept {
             return Answer::Ended;
         }
         if self.locks.contains_key(names.lock) {
-            let is_again = self.is_this(names);
+            let is_again = self.is_this(names) && counter > 0;
             return if is_again {
                 Answer::Granted { token: counter }
             } else {
@@ -230,9 +230,12 @@ impl Kept {
     }
 
     fn release(&mut self, names: Names<'_>, keep: Option<Duration>, now: Instant) -> Released {
-        let (counter, is_this) = (self.fence(names).counter, self.is_this(names));
+        let (Fence { counter, id, .. }, is_this) = (self.fence(names), self.is_this(names));
+        let is_same = id == names.id;
         match (self.locks.get_mut(names.lock), keep) {
-            (Some((value, _)), _) if *value == names.owner.kept() => return Released::Deleted,
+            (Some((value, _)), _) if *value == names.owner.kept() && is_same => {
+                return Released::Deleted;
+            }
             (Some(_), _) if !is_this => return Released::NotOurs { counter },
             (Some((value, end)), Some(keep)) => {
                 let ends = now + Duration::from_millis(millis(keep));

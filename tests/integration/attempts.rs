@@ -3,7 +3,11 @@
 use redlatch::{LockGuard, LockManager, LockRequest, LossReason, OwnerToken, Result};
 use tokio::{task::JoinHandle, time::Instant};
 
-use crate::support::{BOUND, Proxy, Server, Site, eventually, millis, on_servers, secs, within};
+use crate::support::{
+    BOUND, Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+};
+
+everywhere!(what_a_later_lock_leaves_is_no_release_of_an_earlier_one);
 
 on_servers!(
     a_late_acquire_and_its_undo_keep_what_another_process_got,
@@ -37,6 +41,19 @@ async fn a_late_acquire_and_its_undo_keep_what_another_process_got(site: Site) {
     assert_eq!(site.lock_keys().len(), site.all().len(), "no vote is deleted");
     within(second.extend(secs(600))).await.expect("it is held");
     within(second.release()).await.unwrap();
+}
+
+/// The key that a later lock of the owner leaves in place does not say that the earlier one was released in time.
+async fn what_a_later_lock_leaves_is_no_release_of_an_earlier_one(site: Site) {
+    let (manager, other) = (site.manager(), site.manager());
+    let earlier = within(ours(&manager).try_acquire()).await.unwrap();
+    site.fills("k").await;
+    site.delete("k", &us()).await;
+    let later = within(ours(&other).min_hold(secs(600)).try_acquire()).await.unwrap();
+    site.fills("k").await;
+    within(later.release()).await.unwrap();
+    let error = within(earlier.release()).await.expect_err("it had ended before");
+    assert!(error.is_not_held(), "{error}");
 }
 
 fn is_kept(proxy: &Proxy) -> bool {

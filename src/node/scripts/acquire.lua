@@ -23,6 +23,7 @@ if taken and not (owner and string.find(taken.err, 'OOM ', 1, true)) then
   -- Redis 6 puts the place in the script before the server's words.
   return redis.error_reply((string.gsub(taken.err, '^@user_script: %d+: %-', '')))
 end
-if owner == ARGV[1] and id == ARGV[5] then return {1, tonumber(counter)} end
+-- Without its counter, what was granted before cannot be granted again: the token would not grow.
+if owner == ARGV[1] and id == ARGV[5] and counter ~= '0' then return {1, tonumber(counter)} end
 local hash = string.sub(redis.sha1hex(owner .. ' ' .. id), 1, 8)
 return {owner == ARGV[1] and 6 or 0, redis.call('PTTL', KEYS[1]), hash}

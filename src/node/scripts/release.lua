@@ -18,7 +18,7 @@ local told = tonumber(counter) or 0
 local mine, keep = ' ' .. ARGV[2] .. 'x', tonumber(ARGV[5])
 -- No owner token begins with this byte, so that nobody's commands match a kept key.
 local kept = '\1' .. ARGV[1]
-if owner == kept then return {3} end
+if owner == kept and (id or '') == ARGV[2] then return {3} end
 if owner ~= ARGV[1] or (id or '') ~= ARGV[2] then
   if owner then return {-3, told} end
   local is_ended = state == 'x' and id == ARGV[2]
