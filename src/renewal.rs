@@ -641,9 +641,13 @@ mod tests {
             }
         };
         let guard = Scene::of(3).take("k", TTL, note).await;
-        let errors = vec![NodeError::new(&"a:1".into(), std::io::Error::other("no route"))];
+        let error = NodeError::new(&"a:1".into(), std::io::Error::other("no route"));
+        let mut tally = Tally::new(3);
+        for (node, answer) in [Ok(()), Ok(()), Err(error)].into_iter().enumerate() {
+            tally.note(node, answer);
+        }
         item(&guard, 2).conclude(2);
-        Item { errors, ..item(&guard, 1) }.conclude(2);
+        Item { tally, ..item(&guard, 1) }.conclude(2);
         assert_eq!(*told.lock().unwrap(), [(2, 2)]);
     }
 
@@ -655,10 +659,10 @@ mod tests {
         let due = claim.alarm().unwrap();
         assert_eq!(due + 10 * SECOND, until);
         assert_eq!(alarm(claim, start, until), None, "they do not fail");
-        claim.note_failed(Failed { needed: 2, reached: 0, nodes: Vec::new() });
+        claim.note_failed(item(&guard, 1).tally.shortage());
         assert_eq!(alarm(claim, start, until), Some((due, claim.id, Duty::Alarm)));
         assert!(claim.last_warning().is_some());
-        claim.note_failed(Failed { needed: 2, reached: 0, nodes: Vec::new() });
+        claim.note_failed(item(&guard, 1).tally.shortage());
         assert_eq!(alarm(claim, due, until), None);
         assert!(claim.last_warning().is_none(), "it was told");
     }

@@ -357,7 +357,7 @@ mod tests {
     use tokio::task::unconstrained;
 
     use super::*;
-    use crate::{error::NodeError, outage::Shortage};
+    use crate::{error::NodeError, tally::Shortage};
 
     fn key(name: &str) -> Key {
         Key::new("", name.to_owned()).unwrap()

@@ -376,25 +376,26 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::{error::NodeError, key::Key, token::OwnerToken};
+    use crate::{attempt_id::AttemptId, error::NodeError, key::Key, token::OwnerToken};
 
     /// What may be locked on three nodes, with a drift of a second.
-    fn claim(undo: Undo) -> Claim {
+    fn claim(id: AttemptId) -> Claim {
         let key = Key::new("", "k".to_owned()).unwrap();
-        let trail = Trail::new(Arc::new(key), OwnerToken::random(), 3);
-        Claim::new(1, trail, ClockDrift::new(0.0, SECOND), Offer { undo, renewal: None })
+        let trail = Trail::new(Arc::new(key), OwnerToken::random(), id, 3);
+        let offer = Offer { origin: Origin::Own, renewal: None };
+        Claim::new(1, trail, ClockDrift::new(0.0, SECOND), offer)
     }
 
     /// A claim that the first two nodes have granted under the fencing token 7.
-    fn granted(undo: Undo) -> Claim {
-        let claim = claim(undo);
+    fn granted(id: AttemptId) -> Claim {
+        let claim = claim(id);
         assert!(grants(&claim, 0) && grants(&claim, 1));
         claim
     }
 
     /// The same, held.
-    fn held(undo: Undo) -> Claim {
-        let claim = granted(undo);
+    fn held(id: AttemptId) -> Claim {
+        let claim = granted(id);
         assert!(claim.hold(7, TTL, Span::none()));
         claim
     }
@@ -412,14 +413,14 @@ mod tests {
         assert!(!claim.note(node, clock::now(), TTL, &Answer::Gone));
     }
 
-    fn failed(words: &'static str) -> Failed {
+    fn failed(words: &'static str) -> Shortage {
         let node = NodeError::new(&"a:1".into(), std::io::Error::other(words));
-        Failed { needed: 2, reached: 0, nodes: vec![node] }
+        Shortage { needed: 2, reached: 0, errors: vec![node], unheard: 0 }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_is_valid_for_as_long_as_a_majority_supports_it() {
-        let (claim, start) = (claim(Undo::Everything), clock::now());
+        let (claim, start) = (claim(ALONE), clock::now());
         for node in 0..3 {
             assert!(grants(&claim, node));
             advance(SECOND).await;
@@ -431,7 +432,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_vote_of_three_is_no_lock() {
-        let claim = claim(Undo::Everything);
+        let claim = claim(ALONE);
         assert!(grants(&claim, 0));
         assert!(!claim.hold(7, TTL, Span::none()) && !claim.was_held());
         assert_eq!(claim.judge(), Err(LossReason::Expired));
@@ -440,14 +441,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn votes_whose_time_is_over_are_no_lock() {
-        let claim = granted(Undo::Everything);
+        let claim = granted(ALONE);
         advance(VALID).await;
         assert!(!claim.hold(7, TTL, Span::none()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_vote_that_is_lost_moves_the_deadline_back() {
-        let (claim, start) = (held(Undo::Everything), clock::now());
+        let (claim, start) = (held(ALONE), clock::now());
         for node in [1, 2] {
             advance(SECOND).await;
             assert!(says_ours(&claim, node, 7));
@@ -459,7 +460,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_majority_a_lock_is_taken_for_ever() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         refuses(&claim, 1);
         assert!(claim.is_taken());
         assert!(!says_ours(&claim, 1, 7) && !says_ours(&claim, 2, 7));
@@ -469,7 +470,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_comes_after_the_end_revives_nothing() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         advance(VALID).await;
         assert!(!says_ours(&claim, 0, 7) && !says_ours(&claim, 1, 7));
         assert_eq!(claim.judge(), Err(LossReason::Expired));
@@ -478,7 +479,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_watches_is_woken_when_the_deadline_moves_or_the_lock_is_lost() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         let is_woken_by = |act: &dyn Fn()| {
             let mut changed = std::pin::pin!(claim.changed.notified());
             assert!(changed.as_mut().now_or_never().is_none());
@@ -495,7 +496,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_is_lost_for_the_first_reason() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         let mut changed = std::pin::pin!(claim.changed.notified());
         assert!(changed.as_mut().now_or_never().is_none());
         claim.lose(LossReason::Closed);
@@ -507,30 +508,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_owner_token_of_its_own_says_that_a_key_is_the_claims() {
-        assert!(says_ours(&claim(Undo::Everything), 0, 8));
-        assert!(says_ours(&held(Undo::Everything), 2, 8));
-        assert!(says_ours(&claim(Undo::Nothing), 0, 8));
+    async fn a_lock_that_is_not_shared_counts_beside_any_counter() {
+        assert!(says_ours(&claim(ALONE), 0, 8));
+        assert!(says_ours(&held(ALONE), 2, 8));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_chosen_owner_token_does_not_say_whose_a_key_is() {
-        let asking = claim(Undo::GrantedSince(7));
-        assert!(!says_ours(&asking, 0, 8), "it may be another's");
-        asking.note_counter(0, 8);
-        assert!(says_ours(&asking, 0, 8));
-        for undo in [Undo::GrantedSince(7), Undo::Nothing] {
-            let held = held(undo);
-            assert!(says_ours(&held, 2, 7), "by its fencing token");
-            assert!(!says_ours(&held, 2, 8), "it is a later lock's");
-            held.note_counter(2, 8);
-            assert!(says_ours(&held, 2, 8), "it was ahead there before");
-        }
+    async fn a_shared_lock_counts_beside_its_very_token_alone() {
+        let id = AttemptId::random();
+        assert!(says_ours(&claim(id), 0, 8), "no token is agreed on yet");
+        let held = held(id);
+        assert!(says_ours(&held, 2, 7));
+        assert!(!says_ours(&held, 2, 8), "another lock was there since");
+        assert!(held.judge().is_ok());
+        assert!(!says_ours(&held, 0, 8));
+        assert!(held.is_taken(), "one node of three is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn votes_beside_another_counter_are_none_once_a_shared_lock_is_held() {
+        let claim = claim(AttemptId::random());
+        assert!(grants(&claim, 0) && says_ours(&claim, 1, 8));
+        assert!(!claim.hold(7, TTL, Span::none()));
+        assert!(grants(&claim, 2));
+        assert!(claim.hold(7, TTL, Span::none()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shared_lock_that_one_node_knows_as_released_is_lost() {
+        let claim = held(AttemptId::random());
+        assert!(says_ours(&claim, 2, 7));
+        assert!(!claim.note(0, clock::now(), TTL, &Answer::Ended));
+        assert!(claim.is_taken());
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_node_keeps_a_key_longer_than_the_last_ttl_by_a_slow_clock() {
-        let (claim, start) = (claim(Undo::Everything), clock::now());
+        let (claim, start) = (claim(ALONE), clock::now());
         assert_eq!(claim.ends(), start);
         advance(SECOND).await;
         claim.expect_until(TTL);
@@ -541,7 +555,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_is_extended_by_its_ttl_and_no_further_than_its_longest_hold() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         let next = |now| claim.next_extension(now).map(|it| (it.ttl, it.is_last));
         claim.set_ttl(2 * TTL);
         assert_eq!(next(clock::now()), Some((2 * TTL, false)));
@@ -558,7 +572,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_end_of_renewal_is_new_once() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         assert!(!claim.is_stopped());
         assert!(claim.stop() && claim.is_stopped());
         assert!(!claim.stop() && claim.is_stopped());
@@ -566,7 +580,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_fails_is_known_until_a_renewal_succeeds() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         assert!(claim.failed().is_none() && claim.last_warning().is_none());
         assert!(claim.note_failed(failed("no route")) && claim.failed().is_some());
         assert!(!claim.note_failed(failed("no route")), "it is known");
@@ -577,7 +591,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn that_renewals_fail_is_told_once_more_at_the_alarm() {
-        let (claim, start) = (held(Undo::Everything), clock::now());
+        let (claim, start) = (held(ALONE), clock::now());
         assert_eq!(claim.alarm(), Some(start + 8 * SECOND));
         assert!(claim.note_failed(failed("no route")));
         advance(8 * SECOND).await;
@@ -588,7 +602,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_that_fails_at_the_alarm_is_told() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         assert!(claim.note_failed(failed("no route")));
         advance(SECOND / 2).await;
         assert!(!claim.note_failed(failed("no route")));
@@ -599,7 +613,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_extension_carries_the_fencing_token_and_lengthens_the_life_of_the_key() {
-        let (claim, start) = (held(Undo::Everything), clock::now());
+        let (claim, start) = (held(ALONE), clock::now());
         let Command::Touch { ttl, token, mode } = claim.touch(TTL, Touch::Heal) else {
             panic!("a touch");
         };
@@ -609,7 +623,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_is_put_back_where_it_is_gone_from_until_that_is_in_vain() {
-        let claim = held(Undo::Everything);
+        let claim = held(ALONE);
         assert!(grants(&claim, 2) && claim.heal_where_gone().is_empty());
         let mut heals = 0;
         loop {
@@ -624,6 +638,8 @@ mod tests {
         assert!(heals > 1);
     }
 
+    /// The id of an owner token that is used once.
+    const ALONE: AttemptId = AttemptId::EMPTY;
     const SECOND: Duration = Duration::from_secs(1);
     const TTL: Duration = Duration::from_secs(10);
     const VALID: Duration = Duration::from_secs(9);

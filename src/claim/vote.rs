@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn taken() -> Answer {
-        Answer::Refused { expires_in: None, holder: "another".to_owned() }
+        Answer::Refused { expires_in: None, holder: "another".to_owned(), is_owners: false }
     }
 
     #[test]
@@ -128,18 +128,5 @@ mod tests {
         vote.grant(7, later);
         vote.grant(7, now);
         assert_eq!(vote.until, Some(later));
-    }
-
-    #[test]
-    fn a_puzzle_is_looked_at_again_unless_it_is_known_to_be_anothers_or_lasts() {
-        let mut vote = Vote::default();
-        vote.grant(7, Instant::now());
-        assert!(!vote.may_be_ours(8), "it is known to be another's");
-        let mut vote = Vote::default();
-        vote.grant(7, Instant::now());
-        let looks = (0..10).filter(|_| vote.may_be_ours(7)).count();
-        assert_eq!(looks, 3);
-        let mut unknown = Vote::default();
-        assert!(unknown.may_be_ours(7));
     }
 }

@@ -92,8 +92,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        LockManager, Node, key::Key, ledger::Ledger, node::Trail, offer::Offer, token::OwnerToken,
-        validity::ClockDrift,
+        LockManager, Node, attempt_id::AttemptId, key::Key, ledger::Ledger, node::Trail,
+        offer::Offer, token::OwnerToken, validity::ClockDrift,
     };
 
     /// Three nodes in memory.
@@ -102,11 +102,11 @@ mod tests {
         manager.keeper().ledger.clone()
     }
 
-    fn claim(undo: Undo) -> Claim {
+    fn claim(origin: Origin) -> Claim {
         let key = Key::new("", "k".to_owned()).unwrap();
-        let trail = Trail::new(Arc::new(key), OwnerToken::random(), 3);
+        let trail = Trail::new(Arc::new(key), OwnerToken::random(), AttemptId::EMPTY, 3);
         let drift = ClockDrift::new(0.0, SECOND);
-        Claim::new(1, trail, drift, Offer { undo, renewal: None })
+        Claim::new(1, trail, drift, Offer { origin, renewal: None })
     }
 
     async fn ask(ledger: &Ledger, claim: &Claim, node: usize) {
@@ -116,106 +116,59 @@ mod tests {
     }
 
     /// A claim for which two of the nodes have voted.
-    async fn granted(ledger: &Ledger, undo: Undo) -> Claim {
-        let claim = claim(undo);
+    async fn granted(ledger: &Ledger, origin: Origin) -> Claim {
+        let claim = claim(origin);
         ask(ledger, &claim, 0).await;
         ask(ledger, &claim, 1).await;
         claim
     }
 
     /// The same, held.
-    async fn held(ledger: &Ledger, undo: Undo) -> Claim {
-        let claim = granted(ledger, undo).await;
+    async fn held(ledger: &Ledger, origin: Origin) -> Claim {
+        let claim = granted(ledger, origin).await;
         assert!(claim.hold(7, TTL, Span::none()));
         claim
     }
 
-    /// With which fencing token a node is told that the lock was held, with which counters it is known there, and for
-    /// how long it is kept.
-    fn told(claim: &Claim, node: usize) -> (Option<u64>, Option<(u64, u64)>, Option<Duration>) {
-        let Command::Release { held, tokens, keep } = claim.release_command(node) else {
-            panic!("a release");
-        };
-        (held, tokens, keep)
+    /// With which fencing token a node is told that the lock was held, and for how long it is kept.
+    fn told(claim: &Claim) -> (Option<u64>, Option<Duration>) {
+        let Command::Release { held, keep } = claim.release_command() else { panic!("a release") };
+        (held, keep)
     }
 
     fn silence() -> Result<Answer, NodeError> {
-        Err(NodeError::silence(&"a:1".into(), io::Error::other("no answer")))
+        Err(NodeError::new(&"a:1".into(), io::Error::other("no answer")))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_is_released_where_it_was_asked_for_and_not_refused() {
         let ledger = ledger();
-        ask(&ledger, &claim(Undo::Everything), 1).await;
-        let claim = granted(&ledger, Undo::Everything).await;
+        ask(&ledger, &claim(Origin::Own), 1).await;
+        let claim = granted(&ledger, Origin::Own).await;
         assert!(claim.to_release().is_empty(), "not before it is withdrawn");
         claim.withdraw();
         assert_eq!(claim.to_release(), [0], "the second has refused, the third was not asked");
-        assert_eq!(told(&claim, 0), (None, None, None));
+        assert_eq!(told(&claim), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_that_is_another_guards_is_released_everywhere_once_it_is_held() {
         let ledger = ledger();
-        let adopting = granted(&ledger, Undo::Nothing).await;
+        let adopting = granted(&ledger, Origin::Adopted).await;
         adopting.withdraw();
         assert!(adopting.to_release().is_empty());
-        let adopted = held(&self::ledger(), Undo::Nothing).await;
+        let adopted = held(&self::ledger(), Origin::Adopted).await;
         adopted.withdraw();
         assert_eq!(adopted.to_release(), [0, 1, 2]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_is_withdrawn_once() {
-        let claim = held(&ledger(), Undo::Everything).await;
+        let claim = held(&ledger(), Origin::Own).await;
         claim.withdraw();
-        assert!(claim.note_release(0, Ok(Answer::Deleted)));
+        assert!(claim.note_release(0, Ok(Answer::Released(Released::Deleted))));
         claim.withdraw();
         assert_eq!(claim.to_release(), [1]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_key_is_known_by_the_counters_that_it_has_had() {
-        let claim = held(&ledger(), Undo::GrantedSince(7)).await;
-        assert_eq!(told(&claim, 0).1, Some((7, 7)));
-        claim.raising(0, 9);
-        assert_eq!(told(&claim, 0).1, Some((7, 9)));
-        claim.note_counter(1, 5);
-        assert_eq!(told(&claim, 1).1, Some((5, 7)));
-        claim.note_counter(1, 8);
-        assert_eq!(told(&claim, 1).1, Some((7, 8)));
-        assert_eq!(told(&claim, 1).0, Some(7));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_unknown_grant_lies_between_its_proposal_and_the_next_claims() {
-        let claim = claim(Undo::GrantedSince(7));
-        let before = clock::proposal();
-        assert_eq!(claim.spare_from(u64::MAX), [0; 0], "nothing is undone yet");
-        claim.withdraw();
-        let (from, to) = told(&claim, 0).1.unwrap();
-        assert!(from == 7 && (before..clock::proposal()).contains(&to));
-        claim.spare_from(100);
-        claim.spare_from(200);
-        assert_eq!(told(&claim, 0).1, Some((7, 99)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_proposal_ahead_of_our_clock_is_its_own_bound() {
-        let ahead = clock::proposal() + 1_000_000_000_000;
-        let claim = claim(Undo::GrantedSince(ahead));
-        claim.withdraw();
-        assert_eq!(told(&claim, 0).1, Some((ahead, ahead)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lock_that_was_taken_over_is_any_while_it_is_valid_and_none_that_is_newer_later() {
-        let never = claim(Undo::Nothing);
-        assert_eq!(told(&never, 2).1, None);
-        let claim = held(&ledger(), Undo::Nothing).await;
-        assert_eq!(told(&claim, 2).1, Some((0, u64::MAX)));
-        advance(VALID).await;
-        assert_eq!(told(&claim, 2).1, Some((0, 7)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -223,7 +176,7 @@ mod tests {
         for (loss, is_kept) in
             [(None, true), (Some(LossReason::Closed), true), (Some(LossReason::Taken), false)]
         {
-            let claim = held(&ledger(), Undo::Everything).await;
+            let claim = held(&ledger(), Origin::Own).await;
             claim.keep_for(5 * SECOND);
             advance(SECOND).await;
             claim.begin_hold(clock::now());
@@ -232,43 +185,18 @@ mod tests {
             assert!(!claim.is_kept(), "it is not released yet");
             claim.withdraw();
             assert_eq!(claim.is_kept(), is_kept, "{loss:?}");
-            assert_eq!(told(&claim, 0).2, is_kept.then_some(4 * SECOND), "{loss:?}");
+            assert_eq!(told(&claim).1, is_kept.then_some(4 * SECOND), "{loss:?}");
             advance(4 * SECOND).await;
             assert!(!claim.is_kept());
-            assert_eq!(told(&claim, 0).2, None);
+            assert_eq!(told(&claim).1, None);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_later_claim_does_not_ask_where_an_undo_has_failed() {
-        let claim = granted(&ledger(), Undo::GrantedSince(7)).await;
-        claim.withdraw();
-        assert_eq!(claim.spare_from(8), [0; 0]);
-        assert!(!claim.note_release(1, silence()), "no answer");
-        assert_eq!(claim.spare_from(8), [1]);
-        assert!(claim.note_release(1, Ok(Answer::Deleted)));
-        assert_eq!(claim.spare_from(8), [0; 0]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_the_release_of_a_chosen_owner_finds_is_looked_at_again() {
-        let found = || Ok(Answer::Ours { token: 8, expires_in: TTL });
-        let claim = claim(Undo::GrantedSince(7));
-        claim.withdraw();
-        assert_eq!((0..9).filter(|_| !claim.note_release(0, found())).count(), 3);
-        let known = held(&ledger(), Undo::GrantedSince(7)).await;
-        known.withdraw();
-        assert!(known.note_release(0, found()), "it is another lock's");
-        let own = held(&ledger(), Undo::Everything).await;
-        own.withdraw();
-        assert!(own.note_release(0, found()));
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn the_next_owner_shows_what_a_silent_release_did_only_while_the_lock_is_valid() {
-        let another = || Ok(Answer::Refused { expires_in: None, holder: "8".to_owned() });
+        let another = || Ok(Answer::Released(Released::NotOurs { counter: 8 }));
         for (late, is_released) in [(Duration::ZERO, true), (VALID, false)] {
-            let claim = held(&ledger(), Undo::Everything).await;
+            let claim = held(&ledger(), Origin::Own).await;
             claim.withdraw();
             for node in [0, 1] {
                 assert!(!claim.note_release(node, silence()));
