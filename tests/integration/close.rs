@@ -2,7 +2,7 @@
 
 use futures_util::FutureExt;
 use futures_util::future::join;
-use redlatch::{Error, LockGuard, LockManager, LockTicket, LossReason, OwnerToken, Result};
+use redlatch::{Error, LockGuard, LockManager, LossReason, OwnerToken, Result};
 
 use crate::support::{
     BOUND, Events, Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
@@ -269,9 +269,12 @@ async fn an_acquire_that_is_answered_after_close_gets_nothing(site: Site) {
 /// Its ticket is as good as before.
 async fn an_adoption_that_is_answered_after_close_gets_nothing(site: Site) {
     let (proxies, manager) = warm(&site).await;
-    let ticket = held_for_a_minute(&site, &OwnerToken::random()).await.into_ticket();
-    let ticket =
-        LockTicket::new("k", ticket.owner_token().clone(), ticket.fencing_token(), secs(600));
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    site.fills("k").await;
+    let ticket = guard.into_ticket();
+    for server in site.all() {
+        server.command(&["PEXPIRE", "k", "60000"]);
+    }
     let is_extended = async || site.live_longer("k", secs(60));
     let adopt = manager.adopt(ticket.clone());
     assert_closed(&close_before_the_answer(&proxies, &manager, adopt, is_extended).await);
