@@ -70,48 +70,18 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acquire;
-mod adopt;
-mod armed;
-mod attempt;
-mod attempt_id;
-mod background;
 mod claim;
-mod clock;
-mod error;
-mod event;
-mod extend;
-mod fencing;
-mod guard;
 #[cfg(any(doc, doctest))]
 pub mod guide;
-mod held;
+mod host;
+mod inspect;
 mod keeper;
-mod key;
-mod ledger;
+mod lock;
 mod manager;
 mod metrics;
 mod node;
-mod offer;
-mod options;
-mod outage;
 mod preflight;
-mod random;
-mod renewal;
-mod request;
-mod retry;
-mod round;
-mod set;
-mod set_request;
-mod settings;
-mod status;
-mod sync;
-mod tally;
-mod tasks;
-mod terms;
-mod ticket;
-mod token;
-mod validity;
-mod waiting;
+mod types;
 
 #[cfg(test)]
 #[path = "../tests/simulation/mod.rs"]
@@ -120,21 +90,25 @@ mod simulation;
 pub use deadpool_redis;
 
 pub use crate::{
-    error::{Error, LossReason, NodeError, Result},
-    event::RenewalEvent,
-    guard::LockGuard,
-    held::{Lost, WarnBefore, WhileHeld},
+    inspect::{LockStatus, NodeHealth, NodeVote},
+    lock::{
+        guard::LockGuard,
+        request::LockRequest,
+        set::LockSet,
+        set_request::LockSetRequest,
+        ticket::LockTicket,
+        watch::{Lost, WarnBefore, WhileHeld},
+    },
     manager::{LockManager, LockManagerBuilder},
     node::{IntoNode, Node},
     preflight::{Finding, Preflight, Severity},
-    request::LockRequest,
-    retry::Retry,
-    set::LockSet,
-    set_request::LockSetRequest,
-    status::{LockStatus, NodeHealth, NodeVote},
-    ticket::LockTicket,
-    token::{FencingToken, OwnerToken},
-    validity::ClockDrift,
+    types::{
+        error::{Error, LossReason, NodeError, Result},
+        event::RenewalEvent,
+        retry::Retry,
+        token::{FencingToken, OwnerToken},
+        validity::ClockDrift,
+    },
 };
 
 #[cfg(feature = "metrics")]

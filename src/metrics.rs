@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::{Error, LossReason};
+use crate::types::error::{Error, LossReason};
 
 /// How an acquire fares. It is recorded when dropped, so that one that is given up counts too.
 pub(crate) struct Acquiring {

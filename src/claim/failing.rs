@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, error::Error as _, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{error::NodeError, tally::Shortage};
+use crate::{node::tally::Shortage, types::error::NodeError};
 
 /// The renewals that have failed since one succeeded.
 #[derive(Debug)]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{error::LossReason, metrics, validity::ClockDrift};
+use crate::{
+    metrics,
+    types::{error::LossReason, validity::ClockDrift},
+};
 
 /// A held lock.
 pub(super) struct Held {

@@ -5,9 +5,10 @@
 
 mod failing;
 mod hold;
-mod release;
+pub(crate) mod origin;
+mod undo;
+mod verdict;
 mod vote;
-mod withdrawal;
 
 use std::{
     fmt,
@@ -19,16 +20,16 @@ use tokio::{sync::Notify, time::Instant};
 use tracing::Span;
 
 use self::{failing::Failing, hold::Held, vote::Vote};
-pub(crate) use self::{hold::Extension, release::Release};
+pub(crate) use self::{hold::Extension, verdict::Release};
 use crate::{
-    clock,
-    error::{LossReason, Result},
-    node::{Answer, Command, Touch, Trail},
-    offer::{Offer, Origin, Renewal},
-    sync::lock,
-    tally::Shortage,
-    token::FencingToken,
-    validity::{ClockDrift, quorum, supported_by},
+    claim::origin::{Offer, Origin, Renewal},
+    host::{clock, sync::lock},
+    node::{Answer, Command, Touch, Trail, tally::Shortage},
+    types::{
+        error::{LossReason, Result},
+        token::FencingToken,
+        validity::{ClockDrift, quorum, supported_by},
+    },
 };
 
 /// Everything known about one attempt to lock, and about the lock it became.
@@ -376,7 +377,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::{attempt_id::AttemptId, error::NodeError, key::Key, token::OwnerToken};
+    use crate::types::{attempt_id::AttemptId, error::NodeError, key::Key, token::OwnerToken};
 
     /// What may be locked on three nodes, with a drift of a second.
     fn claim(id: AttemptId) -> Claim {

@@ -4,13 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use super::LockManager;
 use crate::{
-    background::Background,
-    error::{Error, Result},
+    host::background::Background,
     keeper::Keeper,
     node::Node,
-    retry::Retry,
-    settings::Settings,
-    validity::ClockDrift,
+    types::{
+        error::{Error, Result},
+        retry::Retry,
+        settings::Settings,
+        validity::ClockDrift,
+    },
 };
 
 /// The settings of a [`LockManager`] to be: made by [`single`](LockManager::single) or

@@ -9,17 +9,18 @@ use self::builder::number;
 #[cfg(doc)]
 use crate::Error;
 use crate::{
-    error::Result,
-    guard::LockGuard,
+    inspect::{self, LockStatus, NodeHealth},
     keeper::Keeper,
+    lock::{
+        guard::LockGuard,
+        options::Options,
+        request::LockRequest,
+        set_request::LockSetRequest,
+        ticket::{self, LockTicket},
+    },
     node::{IntoNode, Node},
-    options::Options,
     preflight::{self, Preflight},
-    request::LockRequest,
-    set_request::LockSetRequest,
-    settings::Settings,
-    status::{self, LockStatus, NodeHealth},
-    ticket::{self, LockTicket},
+    types::{error::Result, settings::Settings},
 };
 
 /// Hands out locks on one Redis node or on a quorum of independent ones. Cheap to clone; clones share everything.
@@ -163,7 +164,7 @@ impl LockManager {
     /// ```
     #[doc(alias = "is_locked")]
     pub async fn inspect(&self, key: impl Into<String>) -> Result<LockStatus> {
-        status::inspect(&self.keeper, key.into()).await
+        inspect::inspect(&self.keeper, key.into()).await
     }
 
     /// Pings every node, all at once. One entry a node, in the order in which they were given.
@@ -182,7 +183,7 @@ impl LockManager {
     /// # Ok(()) }
     /// ```
     pub async fn ping(&self) -> Vec<NodeHealth> {
-        status::ping(&self.keeper).await
+        inspect::ping(&self.keeper).await
     }
 
     /// Looks for what would let locks down: nodes that are one server, that forget, evict or fail over, and

@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{attempt_id::AttemptId, key::Key, sync::lock, token::OwnerToken};
+use crate::{
+    host::sync::lock,
+    types::{attempt_id::AttemptId, key::Key, token::OwnerToken},
+};
 
-use super::line::Line;
+use super::lane::connection::Line;
 
 /// One thing asked of a node about one [`Trail`]'s key, owner and attempt.
 #[derive(Clone, Copy, Debug)]
@@ -238,7 +241,8 @@ mod tests {
     use deadpool_redis::redis::{RedisConnectionInfo, aio::MultiplexedConnection};
     use tokio::io::duplex;
 
-    use super::{super::wire::Wire, *};
+    use super::*;
+    use crate::node::lane::wire::Wire;
 
     fn trail() -> Trail {
         let key = Key::new("", "k".to_owned()).unwrap();

@@ -14,7 +14,7 @@ use super::{
     notices::{self, Ear, Hear},
     survey::Questions,
 };
-use crate::{error::NodeError, key::Key, settings::Settings};
+use crate::types::{error::NodeError, key::Key, settings::Settings};
 
 /// A manager's way to one node.
 pub(crate) struct Link {

@@ -16,11 +16,13 @@ use super::{
     command::{Answer, Command, Released, Sighting, Touch, Trail},
     failure::Failure,
     notices::{Hear, Notice},
-    script::FENCE_TTL,
+    scripts::FENCE_TTL,
 };
 use crate::{
-    attempt_id::AttemptId, error::NodeError, key::Key, sync::lock, token::OwnerToken,
-    validity::millis,
+    host::sync::lock,
+    types::{
+        attempt_id::AttemptId, error::NodeError, key::Key, token::OwnerToken, validity::millis,
+    },
 };
 
 /// What an in-memory node keeps. Expiry follows tokio's clock, so that a test can pause it.

@@ -4,21 +4,19 @@ mod command;
 mod facts;
 mod failure;
 mod lane;
-mod line;
 mod link;
-mod mail;
 mod memory;
 mod message;
 mod notices;
 mod presence;
-mod redis;
-mod script;
-mod state;
+pub(crate) mod round;
+mod scripts;
+mod source;
 mod stranger;
 mod survey;
+pub(crate) mod tally;
 mod tls;
 mod url;
-mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -32,13 +30,13 @@ pub(crate) use self::{
     notices::{Hear, Notice},
     survey::Questions,
 };
-use self::{failure::Failure, memory::Store, redis::Source};
+use self::{failure::Failure, memory::Store, source::Source};
 #[cfg(test)]
 pub(crate) use self::{
     memory::{Kept, Names},
-    script::scripts,
+    scripts::scripts,
 };
-use crate::error::{Error, NodeError, Result};
+use crate::types::error::{Error, NodeError, Result};
 
 /// One Redis deployment that votes, or its in-process stand-in.
 ///

@@ -17,9 +17,12 @@ use tokio::{
 use super::{
     failure::Failure,
     message::{Database, Message},
-    redis::Source,
+    source::Source,
 };
-use crate::{background::Background, key::Key, settings::Settings, sync::lock, tasks};
+use crate::{
+    host::{background::Background, sync::lock, tasks},
+    types::{key::Key, settings::Settings},
+};
 
 /// What a node lets those who listen know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{clock, sync::lock};
+use crate::host::{clock, sync::lock};
 
 /// What was last told of a node.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::failure::Failure;
-use crate::sync::lock;
+use crate::host::sync::lock;
 
 /// What a node last said to a stranger.
 #[derive(Debug, Default)]

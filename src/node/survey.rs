@@ -9,7 +9,10 @@ use super::{
     failure::Failure,
     lane::Lane,
 };
-use crate::{clock::wall_micros, error::NodeError, key::Key};
+use crate::{
+    host::clock::wall_micros,
+    types::{error::NodeError, key::Key},
+};
 
 /// What is asked of a node.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     node::{Facts, ServerFacts},
-    validity::quorum,
+    types::validity::quorum,
 };
 
 /// The nodes of a manager, and what of its settings matters to them.
@@ -203,8 +203,9 @@ const OLDEST: (u32, u32) = (6, 2);
 
 #[cfg(test)]
 mod tests {
-    use super::{super::among::OURS, *};
+    use super::*;
     use crate::node::{Clock, Missing, Rights};
+    use crate::preflight::among::OURS;
 
     /// A server with which nothing is wrong.
     fn sound(run_id: &str) -> ServerFacts {

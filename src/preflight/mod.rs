@@ -13,7 +13,7 @@ use self::{
     checks::Check,
     findings::{Site, Surveyed, judge},
 };
-use crate::{keeper::Keeper, key::Key, node::Questions};
+use crate::{keeper::Keeper, node::Questions, types::key::Key};
 
 /// What was found about the nodes of a manager: see [`LockManager::preflight`](crate::LockManager::preflight).
 ///

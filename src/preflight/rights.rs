@@ -5,8 +5,8 @@ use super::{
     checks::{KEYS_UNCHECKED, NOTICE_RIGHTS, PING_RIGHT, RIGHTS, RIGHTS_UNCHECKED},
 };
 use crate::{
-    key::Key,
     node::{Missing, Rights},
+    types::key::Key,
 };
 
 /// What is wrong with the rights of the user at a node.

@@ -17,7 +17,7 @@ use super::{
     world::Setting,
 };
 use crate::{
-    LockGuard, LockManager, LockRequest, Lost, Node, OwnerToken, Result, Retry, sync::lock,
+    LockGuard, LockManager, LockRequest, Lost, Node, OwnerToken, Result, Retry, host::sync::lock,
 };
 
 /// A process and its manager.

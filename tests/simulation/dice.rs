@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Mutex, time::Duration};
 
-use crate::sync::lock;
+use crate::host::sync::lock;
 
 #[derive(Debug)]
 pub(super) struct Dice(Mutex<u64>);

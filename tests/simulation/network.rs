@@ -24,7 +24,7 @@ use super::{
     resp::{Word, take_command},
     server::{Server, claimed_by, released_by},
 };
-use crate::sync::lock;
+use crate::host::sync::lock;
 
 /// A client's end of a connection. As in production, its driver ends with the last clone.
 #[derive(Clone)]

@@ -18,10 +18,10 @@ use super::{
 };
 use crate::{
     LockGuard, LossReason, OwnerToken,
-    attempt_id::AttemptId,
     claim::Claim,
+    host::sync::lock,
     node::{Answer, Command, Released},
-    sync::lock,
+    types::attempt_id::AttemptId,
 };
 
 pub(super) struct Oracle {

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{clock, sync::lock};
+use crate::host::{clock, sync::lock};
 
 #[derive(Debug)]
 pub(crate) struct Process {

@@ -17,11 +17,9 @@ use super::{
     world::Setting,
 };
 use crate::{
-    attempt_id::AttemptId,
-    key::Key,
+    host::sync::lock,
     node::{Answer, Command, Kept, Names, Released, Touch, scripts},
-    sync::lock,
-    token::OwnerToken,
+    types::{attempt_id::AttemptId, key::Key, token::OwnerToken},
 };
 
 pub(crate) struct Server {

@@ -3,7 +3,7 @@
 use std::{fmt::Display, sync::Mutex, time::Duration};
 
 use super::process::now;
-use crate::sync::lock;
+use crate::host::sync::lock;
 
 /// Whether a schedule's trace is written down: that takes longer than all the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,10 @@ use super::{
     server::Server,
     trace::{Trace, Tracing},
 };
-use crate::{random, sync::lock, validity::quorum};
+use crate::{
+    host::{random, sync::lock},
+    types::validity::quorum,
+};
 
 /// What everybody in a schedule shares.
 pub(crate) struct Setting {

@@ -5,15 +5,12 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    super::{
-        failure::Failure,
-        line::Line,
-        presence::Absence,
-        state::{State, Step},
-    },
     Shared,
+    connection::Line,
+    state::{State, Step},
 };
-use crate::{sync::lock, tasks};
+use crate::host::{sync::lock, tasks};
+use crate::node::{failure::Failure, presence::Absence};
 
 impl Shared {
     /// Opens a line if there is none and the back-off is over.

@@ -5,16 +5,11 @@ use std::sync::Arc;
 use deadpool_redis::redis::{RedisError, Value};
 
 use super::{
-    super::{
-        command::End,
-        failure::Failure,
-        line::{Line, Replies},
-        mail::{Mail, Slot},
-        presence::Absence,
-        script::is_unannounced,
-    },
     Blame, Shared,
+    batch::{Mail, Slot},
+    connection::{Line, Replies},
 };
+use crate::node::{command::End, failure::Failure, presence::Absence, scripts::is_unannounced};
 
 impl Shared {
     /// Learns from the replies how the line is, and gives each parcel its own.

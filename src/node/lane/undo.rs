@@ -2,12 +2,10 @@
 
 use std::future::Future;
 
-use super::{
-    super::{
-        command::{Command, Trail},
-        script::{Spelling, encode},
-    },
-    Shared,
+use super::Shared;
+use crate::node::{
+    command::{Command, Trail},
+    scripts::{Spelling, encode},
 };
 
 impl Shared {

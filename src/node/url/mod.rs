@@ -15,7 +15,7 @@ use std::{
 use deadpool_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 use self::parameters::{Draft, decoded};
-use crate::error::{Error, Result};
+use crate::types::error::{Error, Result};
 
 /// Reads a URL.
 pub(super) fn read(url: &str) -> Result<ConnectionInfo> {

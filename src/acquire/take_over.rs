@@ -1,0 +1,257 @@
+//! Taking over a lock that its owner token holds already: by a ticket, or by `acquire_or_extend`.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    acquire::attempt::{Refusal, Wish},
+    claim::{
+        Claim,
+        origin::{Offer, Origin},
+    },
+    host::clock,
+    keeper::{
+        Keeper,
+        armed::Armed,
+        grant::{Terms, hold},
+    },
+    node::{
+        Answer, Command, Sighting, Touch, Trail,
+        round::{Reply, Round},
+    },
+    types::{
+        attempt_id::AttemptId,
+        error::{Error, NodeError, Result},
+        key::Key,
+        token::OwnerToken,
+    },
+};
+
+/// An owner's lock, as a majority has it.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    token: u64,
+    id: AttemptId,
+    /// Whether some guard holds it, and has this very token.
+    is_held: bool,
+}
+
+impl Seen {
+    fn is_same_as(self, other: &Self) -> bool {
+        (self.token, self.id) == (other.token, other.id)
+    }
+}
+
+/// Looks which lock an owner has, until it is clear whether a majority tells one and the same. Fails if too few have
+/// answered by `until`.
+///
+/// The owner on a majority proves nothing: different attempts of the owner may have the nodes, and may even have been
+/// granted the same counter there. Only one attempt can have a majority beside one id.
+async fn look(
+    keeper: &Keeper,
+    key: &Arc<Key>,
+    owner: &OwnerToken,
+    until: Option<Instant>,
+) -> Result<Option<Seen>> {
+    let (ledger, quorum, nodes) =
+        (&keeper.ledger, keeper.ledger.quorum(), keeper.ledger.links.len());
+    let trail = Arc::new(Trail::new(key.clone(), owner.clone(), AttemptId::EMPTY, nodes));
+    let (mut round, sent) = (Round::until(until), clock::now());
+    for node in 0..nodes {
+        let (ledger, trail) = (ledger.clone(), trail.clone());
+        let look = async move { ledger.links[node].ask(&trail, Command::Inspect).await };
+        round.push(node, sent, look);
+    }
+    let (mut ours, mut answers, mut silent) = (Vec::new(), 0, Silent::all(keeper));
+    while let Some(Reply { node, answer, .. }) = round.next().await {
+        silent.has_spoken(node, answer.as_ref().err());
+        let Ok(Answer::Seen(Sighting { value, token, id, is_held, .. })) = answer else { continue };
+        answers += 1;
+        if value.as_ref() == Some(owner) {
+            ours.push(Seen { token, id, is_held });
+        }
+        let alike = most_alike(&ours);
+        if alike.len() >= quorum {
+            let is_held = alike.iter().any(|seen| seen.is_held);
+            return Ok(Some(Seen { is_held, ..alike[0] }));
+        }
+        if answers - alike.len() > nodes - quorum {
+            return Ok(None);
+        }
+    }
+    let (key, nodes) = (key.name.to_string(), silent.errors(keeper, sent));
+    Err(Error::Unavailable { key, needed: quorum, reached: answers, nodes, unheard: 0 })
+}
+
+fn most_alike(seen: &[Seen]) -> Vec<Seen> {
+    let alike = |one: &Seen| -> Vec<Seen> {
+        seen.iter().copied().filter(|other| other.is_same_as(one)).collect()
+    };
+    seen.iter().map(alike).max_by_key(Vec::len).unwrap_or_default()
+}
+
+/// Which attempt of the owner's has this fencing token, for a ticket that does not say.
+pub(crate) async fn attempt_of(
+    keeper: &Keeper,
+    key: &Arc<Key>,
+    owner: &OwnerToken,
+    token: u64,
+) -> Result<AttemptId> {
+    let seen = look(keeper, key, owner, None).await?.filter(|seen| seen.token == token);
+    seen.map(|seen| seen.id).ok_or_else(|| Error::NotHeld { key: key.name.to_string() })
+}
+
+/// The nodes of a round that have not answered yet, and the errors of those that have failed.
+struct Silent {
+    nodes: Vec<usize>,
+    errors: Vec<NodeError>,
+}
+
+impl Silent {
+    fn all(keeper: &Keeper) -> Self {
+        Self { nodes: (0..keeper.ledger.links.len()).collect(), errors: Vec::new() }
+    }
+
+    fn has_spoken(&mut self, node: usize, error: Option<&NodeError>) {
+        self.nodes.retain(|silent| *silent != node);
+        self.errors.extend(error.cloned());
+    }
+
+    /// What went wrong at the nodes, if none that is silent is waited for any longer.
+    fn errors(self, keeper: &Keeper, since: Instant) -> Vec<NodeError> {
+        let waited = clock::now() - since;
+        let silent = self.nodes.iter().map(|&node| keeper.ledger.nodes[node].no_answer(waited));
+        self.errors.into_iter().chain(silent).collect()
+    }
+}
+
+/// Extends the lock that an owner holds already. `None`: it holds none that can be shared.
+///
+/// What is not marked as held may come to nothing yet: its election may still raise the token, or fail and be undone
+/// under whoever had joined it. The mark is written only beside the token of a guard that there was, so that one node is
+/// enough to tell. The attempt of a random owner is not marked: somebody else uses its text, and knows what he does.
+pub(crate) async fn join(
+    keeper: &Arc<Keeper>,
+    wish: &Wish,
+    owner: &OwnerToken,
+    until: Option<Instant>,
+) -> Result<Option<Armed>, Refusal> {
+    let seen = match look(keeper, &wish.key, owner, until).await {
+        Ok(seen) => seen.filter(|seen| seen.is_held || seen.id.is_empty()),
+        Err(error) if until.is_some_and(|until| until <= Instant::now()) => {
+            return Err(error.into());
+        }
+        // The attempt that follows tells what is wrong with the nodes.
+        Err(_) => None,
+    };
+    let is_ending = |id| keeper.ledger.is_being_released(&wish.key, owner, id);
+    let Some(Seen { token, id, .. }) = seen.filter(|seen| !is_ending(seen.id)) else {
+        return Ok(None);
+    };
+    let offer = Offer { origin: Origin::Adopted, renewal: wish.renewal.clone() };
+    let armed = keeper.arm(wish.key.clone(), owner.clone(), id, offer)?;
+    let terms = Terms { token, ttl: wish.ttl, began: clock::now() };
+    match adopt(armed, terms, &wish.caller, until).await {
+        Ok(armed) => Ok(Some(armed)),
+        Err(Error::NotHeld { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Proves that a majority has the claim's owner and attempt under this very fencing token, extends the lock there, and
+/// holds it. Owner and attempt alone prove nothing: another may have held the lock since.
+///
+/// Whatever happens before, nothing is undone: the lock may be another guard's.
+pub(crate) async fn adopt(
+    armed: Armed,
+    terms: Terms,
+    caller: &tracing::Span,
+    until: Option<Instant>,
+) -> Result<Armed> {
+    let (keeper, claim) = (armed.keeper().clone(), armed.claim().clone());
+    let (token, ttl) = (terms.token, terms.ttl);
+    let mut proof = Proof::begin(&keeper, &claim, token, ttl, until);
+    proof.wait(&keeper).await?;
+    if let Err(error) = hold(&keeper, &claim, terms, caller) {
+        armed.disarm();
+        return Err(error);
+    }
+    keeper.finish(proof.see_through());
+    Ok(armed)
+}
+
+/// A round of adopting touches.
+struct Proof {
+    claim: Arc<Claim>,
+    token: u64,
+    ttl: Duration,
+    quorum: usize,
+    nodes: usize,
+    round: Round<Result<Answer, NodeError>>,
+    proven: usize,
+    refused: usize,
+    silent: Silent,
+    sent: Instant,
+}
+
+impl Proof {
+    fn begin(
+        keeper: &Keeper,
+        claim: &Arc<Claim>,
+        token: u64,
+        ttl: Duration,
+        until: Option<Instant>,
+    ) -> Self {
+        let (ledger, nodes) = (&keeper.ledger, keeper.ledger.links.len());
+        claim.expect_until(ttl);
+        let (mut round, sent) = (Round::until(until), clock::now());
+        for node in 0..nodes {
+            let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
+            round.push(node, sent, ledger.ask(node, claim, adopt));
+        }
+        let (claim, quorum, silent) = (claim.clone(), ledger.quorum(), Silent::all(keeper));
+        Self { claim, token, ttl, quorum, nodes, round, proven: 0, refused: 0, silent, sent }
+    }
+
+    async fn wait(&mut self, keeper: &Keeper) -> Result<()> {
+        while self.proven < self.quorum {
+            if self.refused > self.nodes - self.quorum {
+                return Err(Error::NotHeld { key: self.claim.key().to_owned() });
+            }
+            let Some(reply) = self.round.next().await else {
+                let key = self.claim.key().to_owned();
+                let reached = self.proven + self.refused;
+                let silent = std::mem::replace(&mut self.silent, Silent::all(keeper));
+                let nodes = silent.errors(keeper, self.sent);
+                return Err(Error::Unavailable {
+                    key,
+                    needed: self.quorum,
+                    reached,
+                    nodes,
+                    unheard: 0,
+                });
+            };
+            self.note(reply);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
+        self.silent.has_spoken(node, answer.as_ref().err());
+        match answer {
+            // Ours, but not beside this token: it is no proof, but it is to be released with the rest.
+            Ok(Answer::Ours { token, .. }) if token != self.token => self.refused += 1,
+            Ok(answer) if self.claim.note(node, sent, self.ttl, &answer) => self.proven += 1,
+            Ok(_) => self.refused += 1,
+            Err(_) => {}
+        }
+    }
+
+    async fn see_through(mut self) {
+        self.round = self.round.unbound();
+        while let Some(reply) = self.round.next().await {
+            self.note(reply);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The end of a claim: what its release deletes, where, and how it is told from other locks.
+
+use std::mem;
+
+use tracing::Span;
+
+use super::{Claim, Release, hold::Held, vote::Vote};
+use crate::{
+    claim::origin::Origin,
+    host::{clock, sync::lock},
+    metrics,
+    node::{Answer, Command, Released},
+    types::error::{LossReason, NodeError, Result},
+};
+
+impl Claim {
+    /// Ends everything but the release: from here on nothing else is sent.
+    pub(crate) fn withdraw(&self) {
+        self.trail.withdraw();
+        let mut state = lock(&self.state);
+        if state.release.is_none() {
+            let was_held = state.held.is_some();
+            let lost = state.judge(clock::now());
+            // A closed manager does not shorten what its nodes have granted.
+            let is_valid = was_held && matches!(lost, None | Some(LossReason::Closed));
+            let may_hold = |node| self.must_release(node, was_held, &state.votes[node]);
+            let asked = (0..state.votes.len()).map(may_hold);
+            let token = state.held.as_ref().map_or(0, |held| held.token);
+            state.release = Some(Release::new(asked, is_valid, token));
+            if let Some(Held { since, min_hold, .. }) = state.held {
+                metrics::let_go(clock::now().saturating_duration_since(since));
+                state.kept_until = is_valid.then(|| since + min_hold);
+            }
+        }
+        let span = mem::replace(&mut state.span, Span::none());
+        drop(state);
+        drop(span);
+    }
+
+    /// Whether a node may hold a key that this claim must delete.
+    fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
+        let is_ours = was_held || self.origin == Origin::Own;
+        let is_clear = vote.is_refusal() && self.trail.is_answered(node);
+        // A lock that was taken over may also lie where this claim never got through.
+        let may_hold = self.trail.may_hold(node) || self.origin == Origin::Adopted;
+        is_ours && !is_clear && may_hold
+    }
+
+    /// The command that releases the lock or undoes the attempt at a node. A failed attempt announces nothing,
+    /// since nobody waits for it.
+    ///
+    /// It may arrive at any later time, when the owner has other locks: owner and attempt say which one is meant.
+    pub(crate) fn release_command(&self) -> Command {
+        let state = lock(&self.state);
+        let held = state.held.as_ref().map(|held| held.token);
+        let kept = state.kept_until.map(|until| until.saturating_duration_since(clock::now()));
+        Command::Release { held, keep: kept.filter(|kept| !kept.is_zero()) }
+    }
+
+    /// Whether its release leaves the key in place for now.
+    pub(crate) fn is_kept(&self) -> bool {
+        lock(&self.state).kept_until.is_some_and(|until| clock::now() < until)
+    }
+
+    /// The nodes that may still hold the key, once the claim is withdrawn.
+    pub(crate) fn to_release(&self) -> Vec<usize> {
+        self.with_release(Release::open).unwrap_or_default()
+    }
+
+    /// Notes a node's answer to the release. Returns whether it was an answer, with which the node is settled.
+    pub(crate) fn note_release(&self, node: usize, answer: Result<Answer, NodeError>) -> bool {
+        let mut state = lock(&self.state);
+        let (is_answer, now) = (answer.is_ok(), clock::now());
+        let is_in_time = state.held.as_ref().is_some_and(|held| now < held.valid_until);
+        let released = answer.map(|answer| match answer {
+            Answer::Released(released) => released,
+            _ => Released::NotOurs { counter: 0 },
+        });
+        if let Some(release) = &mut state.release {
+            release.note(node, released, is_in_time);
+        }
+        is_answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc, time::Duration};
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::{
+        LockManager, Node,
+        claim::origin::Offer,
+        keeper::ledger::Ledger,
+        node::Trail,
+        types::{attempt_id::AttemptId, key::Key, token::OwnerToken, validity::ClockDrift},
+    };
+
+    /// Three nodes in memory.
+    fn ledger() -> Arc<Ledger> {
+        let manager = LockManager::quorum([(); 3].map(|()| Node::in_memory())).build().unwrap();
+        manager.keeper().ledger.clone()
+    }
+
+    fn claim(origin: Origin) -> Claim {
+        let key = Key::new("", "k".to_owned()).unwrap();
+        let trail = Trail::new(Arc::new(key), OwnerToken::random(), AttemptId::EMPTY, 3);
+        let drift = ClockDrift::new(0.0, SECOND);
+        Claim::new(1, trail, drift, Offer { origin, renewal: None })
+    }
+
+    async fn ask(ledger: &Ledger, claim: &Claim, node: usize) {
+        let acquire = Command::Acquire { ttl: TTL, proposal: 7 };
+        let answer = ledger.links[node].ask(&claim.trail, acquire).await.unwrap();
+        claim.note(node, clock::now(), TTL, &answer);
+    }
+
+    /// A claim for which two of the nodes have voted.
+    async fn granted(ledger: &Ledger, origin: Origin) -> Claim {
+        let claim = claim(origin);
+        ask(ledger, &claim, 0).await;
+        ask(ledger, &claim, 1).await;
+        claim
+    }
+
+    /// The same, held.
+    async fn held(ledger: &Ledger, origin: Origin) -> Claim {
+        let claim = granted(ledger, origin).await;
+        assert!(claim.hold(7, TTL, Span::none()));
+        claim
+    }
+
+    /// With which fencing token a node is told that the lock was held, and for how long it is kept.
+    fn told(claim: &Claim) -> (Option<u64>, Option<Duration>) {
+        let Command::Release { held, keep } = claim.release_command() else { panic!("a release") };
+        (held, keep)
+    }
+
+    fn silence() -> Result<Answer, NodeError> {
+        Err(NodeError::new(&"a:1".into(), io::Error::other("no answer")))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_released_where_it_was_asked_for_and_not_refused() {
+        let ledger = ledger();
+        ask(&ledger, &claim(Origin::Own), 1).await;
+        let claim = granted(&ledger, Origin::Own).await;
+        assert!(claim.to_release().is_empty(), "not before it is withdrawn");
+        claim.withdraw();
+        assert_eq!(claim.to_release(), [0], "the second has refused, the third was not asked");
+        assert_eq!(told(&claim), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_is_another_guards_is_released_everywhere_once_it_is_held() {
+        let ledger = ledger();
+        let adopting = granted(&ledger, Origin::Adopted).await;
+        adopting.withdraw();
+        assert!(adopting.to_release().is_empty());
+        let adopted = held(&self::ledger(), Origin::Adopted).await;
+        adopted.withdraw();
+        assert_eq!(adopted.to_release(), [0, 1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_withdrawn_once() {
+        let claim = held(&ledger(), Origin::Own).await;
+        claim.withdraw();
+        assert!(claim.note_release(0, Ok(Answer::Released(Released::Deleted))));
+        claim.withdraw();
+        assert_eq!(claim.to_release(), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_kept_until_it_was_held_for_so_long() {
+        for (loss, is_kept) in
+            [(None, true), (Some(LossReason::Closed), true), (Some(LossReason::Taken), false)]
+        {
+            let claim = held(&ledger(), Origin::Own).await;
+            claim.keep_for(5 * SECOND);
+            advance(SECOND).await;
+            claim.begin_hold(clock::now());
+            advance(SECOND).await;
+            loss.into_iter().for_each(|reason| claim.lose(reason));
+            assert!(!claim.is_kept(), "it is not released yet");
+            claim.withdraw();
+            assert_eq!(claim.is_kept(), is_kept, "{loss:?}");
+            assert_eq!(told(&claim).1, is_kept.then_some(4 * SECOND), "{loss:?}");
+            advance(4 * SECOND).await;
+            assert!(!claim.is_kept());
+            assert_eq!(told(&claim).1, None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_owner_shows_what_a_silent_release_did_only_while_the_lock_is_valid() {
+        let another = || Ok(Answer::Released(Released::NotOurs { counter: 8 }));
+        for (late, is_released) in [(Duration::ZERO, true), (VALID, false)] {
+            let claim = held(&ledger(), Origin::Own).await;
+            claim.withdraw();
+            for node in [0, 1] {
+                assert!(!claim.note_release(node, silence()));
+            }
+            advance(late).await;
+            for node in [0, 1] {
+                assert!(claim.note_release(node, another()));
+            }
+            let verdict = claim.with_release(|release| release.verdict("k")).flatten();
+            assert_eq!(verdict.is_some_and(|verdict| verdict.is_ok()), is_released, "{late:?}");
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const TTL: Duration = Duration::from_secs(10);
+    const VALID: Duration = Duration::from_secs(9);
+}

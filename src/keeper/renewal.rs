@@ -1,0 +1,677 @@
+//! Renewing: which lock is due when, and the batches in which they are extended.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tracing::Instrument;
+
+use crate::{
+    claim::{Claim, Extension},
+    host::clock,
+    keeper::{Job, ledger::Ledger},
+    metrics,
+    node::{
+        Answer, Command, Touch,
+        round::{Reply, Round},
+        tally::{Shortage, Tally},
+    },
+    types::{
+        error::{LossReason, NodeError},
+        event::RenewalEvent,
+        validity::quorum,
+    },
+};
+
+/// The watched locks in one heap: each stands in it twice, for its next renewal and for its deadline, and once more
+/// while its renewals fail.
+pub(crate) struct Schedule {
+    ledger: Arc<Ledger>,
+    due: BinaryHeap<Reverse<Entry>>,
+    /// The size of the heap at which the entries of locks that are gone are dropped next.
+    next_sweep: usize,
+    /// What comes back from the batches.
+    returns: (mpsc::UnboundedSender<Return>, mpsc::UnboundedReceiver<Return>),
+    /// Batches under way.
+    batches: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Duty {
+    Renew,
+    /// Tell, shortly before the end, that renewal fails.
+    Alarm,
+    Judge,
+}
+
+/// When, for which claim, what.
+type Entry = (Instant, u64, Duty);
+
+/// What a batch tells the schedule.
+enum Return {
+    /// These locks are due again.
+    Due(Vec<Entry>),
+    /// Every lock of a batch has been told of.
+    Over,
+}
+
+impl Schedule {
+    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+        let due = BinaryHeap::new();
+        Self {
+            ledger,
+            due,
+            next_sweep: SMALLEST_SWEEP,
+            returns: mpsc::unbounded_channel(),
+            batches: 0,
+        }
+    }
+
+    pub(crate) fn watch(&mut self, claim: &Arc<Claim>) {
+        let Ok(valid_until) = claim.judge() else { return tell_loss(claim, Some(NOT_RUN)) };
+        if let Some(next) = next_renewal(claim) {
+            self.due.push(Reverse((next, claim.id, Duty::Renew)));
+        }
+        self.due.push(Reverse((valid_until, claim.id, Duty::Judge)));
+        if self.due.len() >= self.next_sweep {
+            let ledger = &self.ledger;
+            self.due.retain(|Reverse((_, id, _))| ledger.get_live(*id).is_some());
+            self.next_sweep = SMALLEST_SWEEP.max(2 * self.due.len());
+        }
+    }
+
+    /// Waits for the next batch of renewals, and judges the deadlines that pass meanwhile.
+    ///
+    /// Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Job {
+        loop {
+            let now = clock::now();
+            if let Some(items) = self.take_due(now) {
+                self.batches += 1;
+                return Box::pin(renew(self.ledger.clone(), items, now, self.returns.0.clone()));
+            }
+            let next = self.due.peek().map(|Reverse((at, ..))| *at);
+            tokio::select! {
+                biased;
+                Some(returned) = self.returns.1.recv() => match returned {
+                    Return::Over => self.batches -= 1,
+                    Return::Due(due) => self.due.extend(due.into_iter().map(Reverse)),
+                },
+                () = sleep_until(next.map_or_else(Instant::now, clock::wake_at)), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// Takes what is due by now, or so soon that it may go along; deadlines are judged on the way.
+    fn take_due(&mut self, now: Instant) -> Option<Vec<Item>> {
+        let mut batch = Vec::new();
+        let mut too_much = Vec::new();
+        while let Some(Reverse((at, id, duty))) = self.due.peek().copied() {
+            let is_due = match duty {
+                Duty::Alarm | Duty::Judge => at <= now,
+                Duty::Renew => at <= if batch.is_empty() { now } else { now + QUANTUM },
+            };
+            if !is_due || batch.len() >= LARGEST_BATCH {
+                break;
+            }
+            self.due.pop();
+            let Some(claim) = self.ledger.get_live(id) else { continue };
+            match (claim.judge(), duty) {
+                (Err(_), Duty::Renew) => tell_loss(&claim, Some(NOT_RUN)),
+                (Err(_), _) => tell_loss(&claim, (!claim.is_stopped()).then_some(NOT_ANSWERED)),
+                (Ok(until), Duty::Judge) => self.due.push(Reverse((until, id, duty))),
+                (Ok(until), Duty::Alarm) => {
+                    self.due.extend(alarm(&claim, now, until).map(Reverse));
+                }
+                (Ok(_), Duty::Renew) if self.batches >= MOST_BATCHES => {
+                    too_much.push(Reverse((now + QUANTUM, id, duty)));
+                }
+                (Ok(until), Duty::Renew) => match claim.next_extension(now) {
+                    Some(extension) => batch.push(Item::new(claim, extension)),
+                    None => tell_stop(&claim, until),
+                },
+            }
+        }
+        self.due.extend(too_much);
+        (!batch.is_empty()).then_some(batch)
+    }
+}
+
+/// Extends locks that were `due` with one pipeline for each node, and puts back the keys that a minority has lost.
+async fn renew(
+    ledger: Arc<Ledger>,
+    items: Vec<Item>,
+    due: Instant,
+    back: mpsc::UnboundedSender<Return>,
+) {
+    let span = tracing::debug_span!("renew", key = items[0].claim.key(), locks = items.len());
+    let mut batch = Batch::new(ledger, items, due, back);
+    async {
+        while let Some(reply) = batch.round.next().await {
+            batch.note(reply);
+        }
+        batch.conclude(|_| true);
+        batch.heal().await;
+    }
+    .instrument(span)
+    .await;
+}
+
+/// Locks that are renewed together.
+struct Batch {
+    ledger: Arc<Ledger>,
+    quorum: usize,
+    items: Vec<Item>,
+    /// The locks that were not told of yet.
+    open: usize,
+    round: Round<Vec<Result<Answer, NodeError>>>,
+    back: mpsc::UnboundedSender<Return>,
+}
+
+struct Item {
+    claim: Arc<Claim>,
+    extension: Extension,
+    /// The deadline before this renewal: what is put back must be sent before it.
+    deadline: Option<Instant>,
+    confirmed: usize,
+    tally: Tally,
+    is_told: bool,
+}
+
+impl Batch {
+    /// The extensions count from when they were due, so that none carries a lock beyond its longest hold.
+    fn new(
+        ledger: Arc<Ledger>,
+        items: Vec<Item>,
+        due: Instant,
+        back: mpsc::UnboundedSender<Return>,
+    ) -> Self {
+        let mut round = Round::new();
+        let touch = |item: &Item| (item.claim.clone(), item.touch(Touch::Extend));
+        let touches: Arc<[_]> = items.iter().map(touch).collect();
+        for node in 0..ledger.links.len() {
+            let (ledger, touches) = (ledger.clone(), touches.clone());
+            round.push(node, due, async move {
+                let trailed = touches.iter().map(|(claim, touch)| (&claim.trail, *touch));
+                ledger.links[node].ask_all(&trailed.collect::<Vec<_>>()).await
+            });
+        }
+        let open = items.len();
+        Self { quorum: quorum(ledger.links.len()), ledger, items, open, round, back }
+    }
+
+    fn note(&mut self, reply: Reply<Vec<Result<Answer, NodeError>>>) {
+        for (item, answer) in self.items.iter_mut().zip(reply.answer) {
+            if let Some(answer) = item.tally.note(reply.node, answer) {
+                let is_ours = item.note(reply.node, reply.sent, &answer);
+                item.confirmed += usize::from(is_ours);
+            }
+        }
+        let quorum = self.quorum;
+        self.conclude(|item| item.confirmed >= quorum || item.claim.judge().is_err());
+    }
+
+    /// Tells how it went for each lock that is `certain` and was not told of yet.
+    fn conclude(&mut self, certain: impl Fn(&Item) -> bool) {
+        if self.open == 0 {
+            return;
+        }
+        let mut due = Vec::new();
+        for item in self.items.iter_mut().filter(|item| !item.is_told && certain(item)) {
+            item.is_told = true;
+            self.open -= 1;
+            due.extend(item.conclude(self.quorum));
+        }
+        // The schedule is gone only if the whole task is.
+        let _sent = self.back.send(Return::Due(due));
+        if self.open == 0 {
+            let _sent = self.back.send(Return::Over);
+        }
+    }
+
+    /// Puts keys back on the minority of nodes that lost them, while a majority holds.
+    async fn heal(self) {
+        let (mut round, Self { ledger, quorum, items, .. }) = (Round::new(), self);
+        for (place, item) in items.iter().enumerate() {
+            let is_in_time = item.deadline.is_some_and(|deadline| clock::now() < deadline);
+            if item.confirmed < quorum || !is_in_time || item.claim.judge().is_err() {
+                continue;
+            }
+            for node in item.claim.heal_where_gone() {
+                let heal = item.touch(Touch::Heal);
+                tracing::debug!(
+                    key = item.claim.key(),
+                    node = ledger.nodes[node].name(),
+                    "lock put back"
+                );
+                let call = ledger.ask(node, &item.claim, heal);
+                round.push(node, clock::now(), async move { (place, call.await) });
+            }
+        }
+        while let Some(Reply { node, sent, answer: (place, answer) }) = round.next().await {
+            let item = &items[place];
+            // A node in quarantine has not put it back.
+            if answer.is_ok_and(|answer| item.note(node, sent, &answer)) {
+                item.claim.healed(node);
+            }
+        }
+    }
+}
+
+impl Item {
+    fn new(claim: Arc<Claim>, extension: Extension) -> Self {
+        let (deadline, tally) = (claim.valid_until(), Tally::new(claim.trail.nodes()));
+        Self { claim, extension, deadline, confirmed: 0, tally, is_told: false }
+    }
+
+    fn touch(&self, mode: Touch) -> Command {
+        self.claim.touch(self.extension.ttl, mode)
+    }
+
+    /// Notes a node's answer. Returns whether it was a yes.
+    fn note(&self, node: usize, sent: Instant, answer: &Answer) -> bool {
+        self.claim.note(node, sent, self.extension.ttl, answer)
+    }
+
+    /// Tells how the renewal went. Returns when the lock is due again, if it is still held, and when it must be
+    /// judged, if its deadline has moved forward.
+    fn conclude(&self, quorum: usize) -> Vec<Entry> {
+        let claim = &self.claim;
+        if claim.trail.is_withdrawn() {
+            return Vec::new();
+        }
+        let Ok(until) = claim.judge() else {
+            tell_loss(claim, Some(NOT_ANSWERED));
+            return Vec::new();
+        };
+        let is_earlier = self.deadline.is_some_and(|deadline| until < deadline);
+        let judge = is_earlier.then_some((until, claim.id, Duty::Judge));
+        let is_first_failure = self.confirmed < quorum && claim.failed().is_none();
+        let renew = self.tell(until, quorum).map(|next| (next, claim.id, Duty::Renew));
+        let alarm = claim.alarm().filter(|_| is_first_failure);
+        let alarm = alarm.map(|alarm| (alarm, claim.id, Duty::Alarm));
+        judge.into_iter().chain(renew).chain(alarm).collect()
+    }
+
+    /// Tells the owner how the renewal went. Returns when the next is due, if there is to be one.
+    fn tell(&self, until: Instant, quorum: usize) -> Option<Instant> {
+        let claim = &self.claim;
+        if self.confirmed >= quorum {
+            let valid_until = clock::to_tokio(until);
+            claim.renewed();
+            let margin = self.deadline.map(|old| old.saturating_duration_since(clock::now()));
+            metrics::renewed(margin.unwrap_or_default());
+            tell(claim, || RenewalEvent::Renewed { key: claim.key().to_owned(), valid_until });
+            if self.extension.is_last {
+                tell_stop(claim, until);
+                return None;
+            }
+            return next_renewal(claim);
+        }
+        metrics::renewal_failed();
+        let failed = self.tally.shortage();
+        let remaining = until.saturating_duration_since(clock::now());
+        if claim.note_failed(failed.clone()) {
+            tell_failed(claim, failed, remaining);
+        }
+        // Never so soon again that the last of the TTL sees hundreds of attempts.
+        let pause = (remaining / 10).max(claim.ttl() / 50).clamp(SHORTEST_PAUSE, LONGEST_NAP);
+        Some(clock::now() + pause)
+    }
+}
+
+/// Tells that the renewals fail, if they still do, shortly before the lock ends. Returns when to look again, if it was
+/// extended meanwhile.
+fn alarm(claim: &Claim, now: Instant, until: Instant) -> Option<Entry> {
+    let alarm = claim.alarm()?;
+    if alarm > now {
+        return claim.failed().map(|_| (alarm, claim.id, Duty::Alarm));
+    }
+    if let Some(failed) = claim.last_warning() {
+        tell_failed(claim, failed, until.saturating_duration_since(now));
+    }
+    None
+}
+
+/// Tells the log and the owner that a renewal failed.
+fn tell_failed(claim: &Claim, failed: Shortage, remaining: Duration) {
+    let (key, error) = (claim.key().to_owned(), failed.error(claim.key()));
+    tracing::debug!(key, %error, ?remaining, "renewal failed");
+    tell(claim, || RenewalEvent::Failed { key, error, remaining });
+}
+
+fn next_renewal(claim: &Claim) -> Option<Instant> {
+    claim.renewal().map(|renewal| renewal.next(claim.ttl()))
+}
+
+/// Tells the owner that a lock is not renewed any more, and ends at this time.
+fn tell_stop(claim: &Claim, until: Instant) {
+    if !claim.stop() {
+        return;
+    }
+    let valid_until = clock::to_tokio(until);
+    tracing::debug!(key = claim.key(), "held for as long as it may be; renewal ends");
+    tell(claim, || RenewalEvent::Stopped { key: claim.key().to_owned(), valid_until });
+}
+
+/// Tells the log and the owner that a lock is lost, once. If it has expired because its last renewal failed, that is the
+/// cause, or else what the caller knows.
+pub(crate) fn tell_loss(claim: &Claim, cause: Option<&str>) {
+    let Some(reason) = claim.take_untold_loss() else { return };
+    let _span = claim.span().entered();
+    if reason != LossReason::Closed {
+        let fencing_token = claim.fencing_token().get();
+        let failed = claim.failed().map(|failed| failed.error(claim.key()).to_string());
+        let cause = failed.as_deref().or(cause).filter(|_| reason == LossReason::Expired);
+        tracing::warn!(key = claim.key(), fencing_token, %reason, cause, "lock lost");
+    }
+    tell(claim, || RenewalEvent::Lost { key: claim.key().to_owned(), reason });
+}
+
+/// Calls the owner's callback, if there is one. A panic in it is the owner's own affair.
+fn tell(claim: &Claim, event: impl FnOnce() -> RenewalEvent) {
+    let renewal = claim.renewal();
+    let Some(on_event) = renewal.and_then(|renewal| renewal.on_event.as_ref()) else { return };
+    let event = event();
+    if catch_unwind(AssertUnwindSafe(|| on_event(&event))).is_err() {
+        tracing::error!(key = claim.key(), "on_renewal panicked");
+    }
+}
+
+/// Why a lock has expired that was to be renewed, if no renewal has failed.
+const NOT_RUN: &str =
+    "it was due to be renewed, but the background did not run: its runtime may be blocked";
+const NOT_ANSWERED: &str = "its renewal was not answered in time";
+/// What is due within this time goes along.
+const QUANTUM: Duration = Duration::from_millis(20);
+const LARGEST_BATCH: usize = 256;
+/// Batches under way at one time, so that renewals leave room for acquires.
+const MOST_BATCHES: usize = 8;
+const LONGEST_NAP: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const SMALLEST_SWEEP: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+    use crate::{Error, LockGuard, LockManager, Node, claim::origin::Renewal};
+
+    /// A schedule of its own for the locks of a manager, which renews none of them itself.
+    struct Scene {
+        nodes: Vec<Node>,
+        manager: LockManager,
+        schedule: Schedule,
+    }
+
+    impl Scene {
+        fn of(nodes: usize) -> Self {
+            let nodes: Vec<_> = (0..nodes).map(|_| Node::in_memory()).collect();
+            let manager = LockManager::quorum(nodes.clone()).build().unwrap();
+            let schedule = Schedule::new(manager.keeper().ledger.clone());
+            Self { nodes, manager, schedule }
+        }
+
+        /// Takes a lock that is due to be renewed at once.
+        async fn watch(&mut self, key: &str) -> LockGuard {
+            let guard = self.take(key, TTL, |_, _| {}).await;
+            self.schedule.watch(guard.claim());
+            guard
+        }
+
+        /// Takes a lock; `listen` is called at its events.
+        async fn take(
+            &self,
+            key: &str,
+            ttl: Duration,
+            listen: impl Fn(&Claim, &RenewalEvent) + Send + Sync + 'static,
+        ) -> LockGuard {
+            let guard = self.manager.lock(key).ttl(ttl).await.unwrap();
+            let mut renewal = Renewal::new();
+            let claim = Arc::downgrade(guard.claim());
+            renewal.every = Some(INTERVAL);
+            renewal.on_event =
+                Some(Arc::new(move |event| listen(&claim.upgrade().unwrap(), event)));
+            guard.claim().renew_by(renewal);
+            guard
+        }
+
+        /// Deletes a key at the first node behind its holder's back.
+        async fn lose_at_first(&self, guard: &LockGuard) {
+            let thief = self.first();
+            let request = thief.lock(guard.key()).owner(guard.owner_token().clone());
+            request.acquire_or_extend().await.unwrap().release().await.unwrap();
+            assert!(!self.is_at_first(guard).await);
+        }
+
+        async fn is_at_first(&self, guard: &LockGuard) -> bool {
+            self.first().inspect(guard.key()).await.unwrap().is_held()
+        }
+
+        /// The next batch, unless there is none for long.
+        async fn next(&mut self) -> Option<Job> {
+            timeout(LONG, self.schedule.next()).await.ok()
+        }
+
+        fn first(&self) -> LockManager {
+            LockManager::single(self.nodes[0].clone()).build().unwrap()
+        }
+    }
+
+    /// The renewal of a lock on three nodes, of which so many have confirmed it.
+    fn item(guard: &LockGuard, confirmed: usize) -> Item {
+        let extension = guard.claim().next_extension(clock::now()).unwrap();
+        Item { confirmed, ..Item::new(guard.claim().clone(), extension) }
+    }
+
+    /// What is due after a renewal, and in what time.
+    fn duties(item: &Item) -> Vec<(Duty, Duration)> {
+        let entries = item.conclude(2).into_iter();
+        entries.map(|(at, _, duty)| (duty, at - clock::now())).collect()
+    }
+
+    /// How many of the locks have moved their deadlines since.
+    fn renewed(guards: &[LockGuard], since: &[Instant]) -> usize {
+        guards.iter().zip(since).filter(|(guard, since)| guard.valid_until() > **since).count()
+    }
+
+    fn deadlines(guards: &[LockGuard]) -> Vec<Instant> {
+        guards.iter().map(LockGuard::valid_until).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_batches_are_under_way_than_leave_room_for_acquires() {
+        for nodes in [1, 3] {
+            let (mut scene, mut guards) = (Scene::of(nodes), Vec::new());
+            let mut under_way = Vec::new();
+            for n in 0..MOST_BATCHES {
+                guards.push(scene.watch(&n.to_string()).await);
+                under_way.push(scene.next().await.expect("room"));
+            }
+            let last = scene.watch("one more").await;
+            let valid_until = last.valid_until();
+            assert!(scene.next().await.is_none(), "no room");
+            under_way.pop().unwrap().await;
+            scene.next().await.expect("room for one").await;
+            assert!(last.valid_until() > valid_until, "it is the one that had no room");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_soon_goes_along_and_what_is_due_later_does_not() {
+        let (mut scene, mut guards, start) = (Scene::of(3), Vec::new(), clock::now());
+        for (key, apart) in [("first", 0), ("soon", 15), ("later", 10)] {
+            advance(Duration::from_millis(apart)).await;
+            guards.push(scene.watch(key).await);
+        }
+        let batch = scene.schedule.take_due(start + INTERVAL).unwrap();
+        let keys: Vec<_> = batch.iter().map(|item| item.claim.key()).collect();
+        assert_eq!(keys, ["first", "soon"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_of_so_many_locks_and_the_next_has_the_rest() {
+        let (mut scene, mut guards) = (Scene::of(3), Vec::new());
+        for n in 0..=LARGEST_BATCH {
+            guards.push(scene.watch(&n.to_string()).await);
+        }
+        let since = deadlines(&guards);
+        advance(INTERVAL).await;
+        let (first, second) = (scene.next().await.unwrap(), scene.next().await.unwrap());
+        first.await;
+        assert_eq!(renewed(&guards, &since), LARGEST_BATCH);
+        second.await;
+        assert_eq!(renewed(&guards, &since), LARGEST_BATCH + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn locks_that_are_gone_are_swept_out_now_and_then() {
+        let (mut scene, mut guards) = (Scene::of(3), Vec::new());
+        let (mut sweeps, mut next_sweep) = (0, scene.schedule.next_sweep);
+        for n in 0..500 {
+            guards.push(scene.watch(&n.to_string()).await);
+            sweeps += usize::from(scene.schedule.next_sweep != next_sweep);
+            next_sweep = scene.schedule.next_sweep;
+        }
+        assert!((2..10).contains(&sweeps), "{sweeps} sweeps");
+        for n in 500..2_000 {
+            drop(scene.watch(&n.to_string()).await);
+        }
+        assert!(scene.schedule.due.len() <= 2 * 2 * guards.len() + 2, "they are left there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_a_minority_has_lost_is_put_back() {
+        let mut scene = Scene::of(3);
+        let guard = scene.watch("k").await;
+        scene.lose_at_first(&guard).await;
+        scene.next().await.unwrap().await;
+        assert!(scene.is_at_first(&guard).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_not_put_back_once_the_deadline_of_before_is_over() {
+        let mut scene = Scene::of(3);
+        let guard = scene.watch("k").await;
+        let (batch, deadline) = (scene.next().await.unwrap(), guard.valid_until());
+        guard.extend(2 * TTL).await.unwrap();
+        scene.lose_at_first(&guard).await;
+        advance(deadline - Instant::now()).await;
+        batch.await;
+        assert!(guard.is_valid() && !scene.is_at_first(&guard).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_put_back_only_if_a_majority_has_confirmed_the_renewal() {
+        for (confirmed, is_put_back) in [(1, false), (2, true)] {
+            let scene = Scene::of(3);
+            let guard = scene.take("k", TTL, |_, _| {}).await;
+            scene.lose_at_first(&guard).await;
+            let ours = Answer::Ours { token: guard.fencing_token().get(), expires_in: TTL };
+            for (node, answer) in [(1, &ours), (2, &ours), (0, &Answer::Gone)] {
+                guard.claim().note(node, clock::now(), TTL, answer);
+            }
+            let (ledger, back) = (scene.schedule.ledger.clone(), scene.schedule.returns.0.clone());
+            let (items, round) = (vec![item(&guard, confirmed)], Round::new());
+            Batch { ledger, quorum: 2, items, open: 0, round, back }.heal().await;
+            assert_eq!(scene.is_at_first(&guard).await, is_put_back);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_of_a_lock_that_is_lost_in_its_renewal_is_not_put_back() {
+        let mut scene = Scene::of(3);
+        let lose = |claim: &Claim, event: &RenewalEvent| {
+            if matches!(event, RenewalEvent::Renewed { .. }) {
+                claim.lose(LossReason::Closed);
+            }
+        };
+        let guard = scene.take("k", TTL, lose).await;
+        scene.schedule.watch(guard.claim());
+        scene.lose_at_first(&guard).await;
+        scene.next().await.unwrap().await;
+        assert!(!guard.is_valid() && !scene.is_at_first(&guard).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_judged_anew_only_if_it_has_moved_back() {
+        let guard = Scene::of(3).take("k", 100 * SECOND, |_, _| {}).await;
+        let valid_until = guard.claim().valid_until().unwrap();
+        for (deadline, is_judged) in
+            [(clock::now(), false), (valid_until, false), (valid_until + SECOND, true)]
+        {
+            let item = Item { deadline: Some(deadline), ..item(&guard, 2) };
+            let judged = duties(&item).into_iter().find(|(duty, _)| *duty == Duty::Judge);
+            let expected = is_judged.then(|| (Duty::Judge, valid_until - clock::now()));
+            assert_eq!(judged, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_fails_is_repeated_soon_and_the_first_sets_the_alarm() {
+        let guard = Scene::of(3).take("k", 5 * SECOND, |_, _| {}).await;
+        assert_eq!(duties(&item(&guard, 2)).len(), 1, "the next renewal");
+        // The TTL less the drift.
+        let left = Duration::from_millis(4_948);
+        let alarm = (Duty::Alarm, left.saturating_sub(SECOND / 2));
+        assert_eq!(duties(&item(&guard, 1)), [(Duty::Renew, left / 10), alarm]);
+        assert_eq!(duties(&item(&guard, 1)), [(Duty::Renew, left / 10)]);
+        advance(4 * SECOND).await;
+        assert_eq!(duties(&item(&guard, 1)), [(Duty::Renew, SECOND / 10)], "no tenth of so little");
+        assert_eq!(duties(&item(&guard, 2)).len(), 1);
+        assert_eq!(duties(&item(&guard, 1)).len(), 2, "it is the first again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_nodes_that_have_answered_are_told_with_a_failure() {
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let listen = told.clone();
+        let note = move |_: &Claim, event: &RenewalEvent| {
+            if let RenewalEvent::Failed {
+                error: Error::Unavailable { needed, reached, .. }, ..
+            } = event
+            {
+                listen.lock().unwrap().push((*needed, *reached));
+            }
+        };
+        let guard = Scene::of(3).take("k", TTL, note).await;
+        let error = NodeError::new(&"a:1".into(), std::io::Error::other("no route"));
+        let mut tally = Tally::new(3);
+        for (node, answer) in [Ok(()), Ok(()), Err(error)].into_iter().enumerate() {
+            tally.note(node, answer);
+        }
+        item(&guard, 2).conclude(2);
+        Item { tally, ..item(&guard, 1) }.conclude(2);
+        assert_eq!(*told.lock().unwrap(), [(2, 2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_alarm_comes_shortly_before_the_end_while_the_renewals_fail() {
+        let guard = Scene::of(3).take("k", 100 * SECOND, |_, _| {}).await;
+        let (claim, start) = (guard.claim(), clock::now());
+        let until = claim.valid_until().unwrap();
+        let due = claim.alarm().unwrap();
+        assert_eq!(due + 10 * SECOND, until);
+        assert_eq!(alarm(claim, start, until), None, "they do not fail");
+        claim.note_failed(item(&guard, 1).tally.shortage());
+        assert_eq!(alarm(claim, start, until), Some((due, claim.id, Duty::Alarm)));
+        assert!(claim.last_warning().is_some());
+        claim.note_failed(item(&guard, 1).tally.shortage());
+        assert_eq!(alarm(claim, due, until), None);
+        assert!(claim.last_warning().is_none(), "it was told");
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const INTERVAL: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(10);
+    const TTL: Duration = Duration::from_secs(3600);
+}

@@ -1,0 +1,108 @@
+//! Tickets: a lock on its way from one process to another.
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::Span;
+
+use crate::{
+    acquire::take_over::{adopt, attempt_of},
+    claim::origin::{Offer, Origin},
+    host::clock,
+    keeper::{Keeper, grant::Terms},
+    lock::guard::LockGuard,
+    types::{
+        attempt_id::AttemptId,
+        error::Result,
+        token::{FencingToken, OwnerToken},
+    },
+};
+
+/// What another process needs to take a lock over: made by [`LockGuard::into_ticket`], redeemed by
+/// [`LockManager::adopt`](crate::LockManager::adopt).
+///
+/// It holds the whole owner token, so treat it as a secret. With the feature `serde` it can be serialised.
+///
+/// ```
+/// use std::time::Duration;
+/// use redlatch::{FencingToken, LockTicket, OwnerToken};
+///
+/// let (owner, fencing) = (OwnerToken::new("worker-7")?, FencingToken::new(34));
+/// let ticket = LockTicket::new("shard:3", owner, fencing, Duration::from_secs(30));
+/// assert_eq!(ticket.key(), "shard:3");
+/// # Ok::<(), redlatch::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LockTicket {
+    key: String,
+    owner_token: OwnerToken,
+    fencing_token: FencingToken,
+    ttl: Duration,
+    /// Which of the owner's locks it is. A ticket that was rebuilt does not say.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    attempt: Option<AttemptId>,
+}
+
+impl LockTicket {
+    /// Rebuilds a ticket from its parts; `key` is without the manager's prefix.
+    ///
+    /// Nothing is checked before the ticket is adopted. Which of its owner's locks is meant is asked then, in one more
+    /// round trip; the ticket of a guard says it.
+    #[must_use]
+    pub fn new(
+        key: impl Into<String>,
+        owner_token: OwnerToken,
+        fencing_token: FencingToken,
+        ttl: Duration,
+    ) -> Self {
+        Self { key: key.into(), owner_token, fencing_token, ttl, attempt: None }
+    }
+
+    /// The same ticket, for the lock that this attempt became.
+    pub(crate) fn of(self, attempt: AttemptId) -> Self {
+        Self { attempt: Some(attempt), ..self }
+    }
+
+    /// Returns the lock's key, without the manager's prefix.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Returns the value under the key in Redis.
+    #[must_use]
+    pub const fn owner_token(&self) -> &OwnerToken {
+        &self.owner_token
+    }
+
+    /// Returns the lock's fencing token, which stays the same when the lock is adopted.
+    #[must_use]
+    pub const fn fencing_token(&self) -> FencingToken {
+        self.fencing_token
+    }
+
+    /// Returns the TTL to which the lock is extended when it is adopted.
+    #[must_use]
+    pub const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+}
+
+/// Takes a ticket's lock over.
+pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<LockGuard> {
+    let LockTicket { key, owner_token, fencing_token, ttl, attempt } = ticket;
+    let key = Arc::new(keeper.key(key)?);
+    keeper.settings.check_ttl(ttl)?;
+    keeper.check_runtime()?;
+    keeper.check_open()?;
+    keeper.start();
+    let token = fencing_token.get();
+    let attempt = match attempt {
+        Some(attempt) => attempt,
+        None => attempt_of(keeper, &key, &owner_token, token).await?,
+    };
+    let terms = Terms { token, ttl, began: clock::now() };
+    let offer = Offer { origin: Origin::Adopted, renewal: None };
+    let armed = keeper.arm(key, owner_token, attempt, offer)?;
+    adopt(armed, terms, &Span::current(), None).await.map(LockGuard::new)
+}

@@ -1,0 +1,380 @@
+//! The lane: the one ordered way to a node, from the first connect to the replacement of a dead line.
+//!
+//! Everything a manager says to a node goes down its lane in the order in which the calls were first
+//! polled, so that a release can never overtake the acquire it undoes.
+
+mod batch;
+pub(in crate::node) mod connection;
+mod opening;
+mod replies;
+mod state;
+mod undo;
+pub(in crate::node) mod wire;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use deadpool_redis::redis::{self, Cmd, Value};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+    task::{coop::consume_budget, unconstrained},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    command::{Answer, Command, End, Trail},
+    failure::Failure,
+    lane::{
+        batch::{Mail, Parcel, Slot},
+        connection::{Line, Replies},
+        state::{State, Step},
+    },
+    message::Database,
+    presence::{Absence, Presence},
+    scripts::{Delivery, Passage, Spelling, decode, encode},
+    source::Source,
+    stranger::Stranger,
+};
+use crate::{
+    host::{background::Background, sync::lock},
+    metrics,
+    types::{error::NodeError, settings::Settings},
+};
+
+/// Is called when there is a connection again. It is called under no lock and must not block.
+pub(crate) type Recovered = Arc<dyn Fn() + Send + Sync>;
+
+/// The lane to one Redis node.
+pub(crate) struct Lane {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: Arc<str>,
+    /// The node's place in the manager.
+    index: usize,
+    source: Source,
+    database: Arc<Database>,
+    node_timeout: Duration,
+    /// How long after its restart the node does not vote.
+    quarantine: Option<Duration>,
+    background: Background,
+    state: Mutex<State>,
+    changed: Notify,
+    presence: Presence,
+    stranger: Stranger,
+    recovered: Recovered,
+    /// The commands that may be under way.
+    room: Semaphore,
+}
+
+impl Lane {
+    pub(super) fn new(
+        name: Arc<str>,
+        index: usize,
+        source: Source,
+        database: Arc<Database>,
+        settings: &Settings,
+        recovered: Recovered,
+    ) -> Self {
+        let (since, cause) = (Instant::now(), Failure::NotConnected);
+        let state = Mutex::new(State::Down { failures: 0, since, cause });
+        let (changed, room) = (Notify::new(), Semaphore::new(source.room()));
+        let (node_timeout, quarantine) = (settings.node_timeout, settings.restart_quarantine);
+        let presence = Presence::new(name.clone());
+        let background = settings.background.clone();
+        let shared = Shared {
+            name,
+            index,
+            source,
+            database,
+            node_timeout,
+            quarantine,
+            background,
+            state,
+            changed,
+            presence,
+            stranger: Stranger::default(),
+            recovered,
+            room,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Asks things in one write and within the node timeout, connecting included; each has its own result.
+    pub(super) async fn ask(&self, items: &[(&Trail, Command)]) -> Vec<Result<Answer, NodeError>> {
+        let (lane, used, began) = (&self.shared, Used::default(), Instant::now());
+        let asked = pin!(lane.ask_by_hash_then_text(items, &used));
+        let answers = lane.bounded(&used, asked).await;
+        let took = began.elapsed();
+        // After the answer, so that no line is missed that was given up meanwhile.
+        if let Some(undone) = lane.undo_on_retired_lines(items) {
+            // Boxed, since it is rare and large.
+            Box::pin(undone).await;
+        }
+        if answers.is_err() {
+            // Failing fast must not keep a caller that tries again and again from yielding.
+            consume_budget().await;
+        }
+        let answers = answers.unwrap_or_else(|failure| vec![Err(failure); items.len()]);
+        let is_failure = |answer: &&Result<_, Failure>| {
+            answer.as_ref().is_err_and(|failure| !failure.is_our_own())
+        };
+        let failures = answers.iter().filter(is_failure).count();
+        metrics::asked(&lane.name, took, answers.iter().any(Result::is_ok), failures);
+        let named = |answer: Result<_, _>| answer.map_err(|failure| lane.error(failure));
+        answers.into_iter().map(named).collect()
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(*lock(&self.shared.state), State::Up(_) | State::Proving)
+    }
+
+    /// Opens a line whenever there is none and the back-off is over, for those who wait for the node to come back.
+    pub(super) async fn mend(&self) -> Infallible {
+        let lane = &self.shared;
+        loop {
+            let mut changed = pin!(lane.changed.notified());
+            changed.as_mut().enable();
+            let due = lock(&lane.state).opens_at();
+            tokio::select! {
+                biased;
+                () = &mut changed => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => lane.reopen(),
+            }
+        }
+    }
+
+    /// The time that a `PING` takes, connecting included.
+    pub(super) async fn ping(&self) -> Result<Duration, NodeError> {
+        let start = Instant::now();
+        let pong = self.query(&[redis::cmd("PING")]).await;
+        let pong = pong.and_then(|mut replies| replies.pop().unwrap_or(Err(Failure::Shape)));
+        pong.map(|_| start.elapsed()).map_err(|failure| self.error(failure))
+    }
+
+    /// Asks what is about no lock, in one write and within the node timeout, connecting included.
+    pub(super) async fn query(&self, cmds: &[Cmd]) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let (lane, used) = (&self.shared, Used::default());
+        Handle::try_current().map_err(|_| Failure::NoRuntime)?;
+        let parcel = |at: usize| Parcel { cmd: cmds[at].clone(), claim: None, grants: false };
+        lane.bounded(&used, pin!(lane.send(cmds.len(), parcel, &used))).await
+    }
+
+    pub(super) fn error(&self, failure: Failure) -> NodeError {
+        self.shared.error(failure)
+    }
+
+    pub(super) fn is_to_cluster(&self) -> bool {
+        self.shared.source.is_cluster()
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lane").field(&self.shared.name).finish()
+    }
+}
+
+impl Shared {
+    /// Bounds `work` by the node timeout, and replaces a line that has timed out too often.
+    async fn bounded<T>(
+        &self,
+        used: &Used,
+        work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+    ) -> Result<T, Failure> {
+        if let Ok(result) = timeout(self.node_timeout, work).await {
+            return result;
+        }
+        let failure = Failure::TimedOut(self.node_timeout);
+        if let Some(line) = lock(used).take()
+            && line.timed_out() >= TIMEOUTS_TO_REPLACE
+        {
+            // One silent server of a cluster is no reason to keep away from the others.
+            let blame = if line.is_to_cluster() { Blame::Connection } else { Blame::Node };
+            if self.retire(&line, blame, failure.clone()) && blame == Blame::Node {
+                self.presence.goes(Absence::Silent, &failure);
+            }
+        }
+        Err(failure)
+    }
+
+    /// Names the scripts by their hashes, and again by their texts where the server did not know the hash.
+    async fn ask_by_hash_then_text(
+        self: &Arc<Self>,
+        items: &[(&Trail, Command)],
+        used: &Used,
+    ) -> Result<Vec<Result<Answer, Failure>>, Failure> {
+        let by_hash = |at: usize| self.parcel(items[at], Spelling::Hash);
+        let mut replies = self.send(items.len(), by_hash, used).await?;
+        let is_unknown = |&at: &usize| is_unknown_script(&replies[at]);
+        let unknown: Vec<usize> = (0..items.len()).filter(is_unknown).collect();
+        if !unknown.is_empty() {
+            let by_text = |at: usize| self.parcel(items[unknown[at]], Spelling::Text);
+            let again = self.send(unknown.len(), by_text, used).await?;
+            for (&at, reply) in unknown.iter().zip(again) {
+                replies[at] = reply;
+            }
+        }
+        Ok(replies.into_iter().map(|reply| Ok(decode(&reply?)?)).collect())
+    }
+
+    fn parcel<'a>(&self, (trail, command): (&'a Trail, Command), spelling: Spelling) -> Parcel<'a> {
+        // Another line may come in between: then one release too many, or too few, is announced.
+        let announces = command.claims() || self.line().is_none_or(|line| line.announces());
+        let cmd = encode(command, trail, spelling, self.passage(announces));
+        Parcel { cmd, claim: command.claims().then_some(trail), grants: command.grants() }
+    }
+
+    fn passage(&self, announces: bool) -> Passage {
+        let is_cluster = self.source.is_cluster();
+        let delivery = if is_cluster { Delivery::AnyTimes } else { Delivery::AtMostOnce };
+        Passage { delivery, database: self.database.get(), announces }
+    }
+
+    fn line(&self) -> Option<Arc<Line>> {
+        match &*lock(&self.state) {
+            State::Up(line) => Some(line.clone()),
+            State::Down { .. } | State::Connecting { .. } | State::Proving => None,
+        }
+    }
+
+    /// Queues parcels on the line, opening one if there is none, and waits for their replies.
+    async fn send<'a>(
+        self: &Arc<Self>,
+        count: usize,
+        parcel: impl Fn(usize) -> Parcel<'a> + Send + Sync,
+        used: &Used,
+    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let _room = self.room.acquire().await;
+        let mut began_connecting = false;
+        // Not boxed: this is the one large part of a call, and every call has it.
+        let mut sending = pin!(None);
+        let mut mail = loop {
+            // Made before the lane is locked: others wait for it.
+            let mut parcels: Vec<_> = (0..count).map(&parcel).collect();
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let queue = poll_fn(|cx| {
+                let parcels = std::mem::take(&mut parcels);
+                let queued = self.queue(parcels, &mut began_connecting, |line, cmds| {
+                    // A task that has used up its budget would be turned away, and its place be lost.
+                    sending.set(Some(unconstrained(line.send(cmds))));
+                    poll_some(sending.as_mut(), cx)
+                });
+                Poll::Ready(queued)
+            });
+            match queue.await? {
+                Some(mail) => break mail,
+                None => changed.await,
+            }
+        };
+        *lock(used) = Some(mail.line.clone());
+        let replies = match mail.early.take() {
+            Some(replies) => replies,
+            None => poll_fn(|cx| poll_some(sending.as_mut(), cx)).await,
+        };
+        self.deliver(&mail, replies)
+    }
+
+    /// Queues the parcels on the line by `post`. `None`: wait for the lane to change.
+    ///
+    /// The lane stays locked meanwhile, so that what a trail may still send is queued before its release.
+    fn queue<'a>(
+        self: &Arc<Self>,
+        parcels: Vec<Parcel<'a>>,
+        began_connecting: &mut bool,
+        post: impl FnOnce(&Line, Vec<Cmd>) -> Poll<Replies>,
+    ) -> Result<Option<Mail<'a>>, Failure> {
+        let mut state = lock(&self.state);
+        let line = match state.step(*began_connecting)? {
+            Step::Use(line) => line,
+            Step::Wait => return Ok(None),
+            Step::Connect(failures, doubted) => {
+                *began_connecting = true;
+                // Unlocked first: a runtime that is ending drops the task, and so its result, at once.
+                drop(state);
+                self.connect(failures, doubted);
+                return Ok(None);
+            }
+        };
+        let mut slots = Vec::with_capacity(parcels.len());
+        let mut cmds = Vec::with_capacity(parcels.len());
+        let quarantine = line.quarantine();
+        for Parcel { cmd, claim, grants } in parcels {
+            if let Some(left) = quarantine.filter(|_| grants) {
+                slots.push(Slot::Quarantined(left));
+            } else if claim.is_some_and(|trail| !trail.begin(self.index, &line)) {
+                slots.push(Slot::Withheld);
+            } else {
+                slots.push(Slot::Queued(claim));
+                cmds.push(cmd);
+            }
+        }
+        if cmds.is_empty() {
+            return Err(slots.first().and_then(Slot::failure).unwrap_or(Failure::Withdrawn));
+        }
+        let early = match post(&line, cmds) {
+            Poll::Ready(Err(error)) if error.is_unrecoverable_error() => None,
+            Poll::Ready(replies) => Some(Some(replies)),
+            Poll::Pending => Some(None),
+        };
+        if let Some(early) = early {
+            return Ok(Some(Mail { line, early, slots }));
+        }
+        // The connection had ended while nothing was under way: another may be tried.
+        let trails = slots.iter().filter_map(Slot::claim);
+        trails.for_each(|trail| trail.end(self.index, &line, End::Void));
+        let failures = line.retire();
+        *state = State::Down { failures, since: Instant::now(), cause: Failure::NotConnected };
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(None)
+    }
+
+    /// Takes a line out of use. The next call opens another. Returns whether the line was in use.
+    fn retire(&self, line: &Arc<Line>, blame: Blame, cause: Failure) -> bool {
+        let failures = line.retire().saturating_add(u32::from(blame == Blame::Node));
+        let mut state = lock(&self.state);
+        let is_current = matches!(&*state, State::Up(current) if Arc::ptr_eq(current, line));
+        if is_current {
+            tracing::debug!(node = %self.name, %cause, "connection given up");
+            *state = State::Down { failures, since: Instant::now(), cause };
+        }
+        is_current
+    }
+
+    fn error(&self, failure: Failure) -> NodeError {
+        let is_lasting = failure.is_lasting();
+        let error = NodeError::new(&self.name, failure);
+        if is_lasting { error.lasting() } else { error }
+    }
+}
+
+/// The line that a call used, for judging it when the call has timed out.
+type Used = Mutex<Option<Arc<Line>>>;
+
+/// Whose fault it is that a line is given up; after the node's own, the next waits for a back-off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    Connection,
+    Node,
+}
+
+fn poll_some<F: Future>(future: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    future.as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx))
+}
+
+fn is_unknown_script(reply: &Result<Value, Failure>) -> bool {
+    matches!(reply, Err(Failure::Redis(error)) if error.code() == Some("NOSCRIPT"))
+}
+
+const TIMEOUTS_TO_REPLACE: u32 = 3;

@@ -1,0 +1,329 @@
+//! The commands as Lua scripts, and their replies as answers.
+
+use std::{sync::LazyLock, time::Duration};
+
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value};
+
+use super::{
+    command::{Answer, Command, Released, Sighting, Touch, Trail},
+    message::Message,
+};
+use crate::types::{attempt_id::AttemptId, token::OwnerToken, validity::millis};
+
+/// How a script is named to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// By its hash: short, but the server may not know it (`NOSCRIPT`).
+    Hash,
+    /// By its text.
+    Text,
+}
+
+/// How often a command may reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    AtMostOnce,
+    /// The connection sends it again by itself if the reply is lost.
+    AnyTimes,
+}
+
+/// What a command must heed about the connection that it goes down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    pub(super) delivery: Delivery,
+    /// The database that it leads to, as far as that is known.
+    pub(super) database: Option<i64>,
+    /// The user may announce releases, as far as that is known.
+    pub(super) announces: bool,
+}
+
+/// The `EVALSHA` or `EVAL` that asks `command` about the trail's key, owner and attempt.
+pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling, passage: Passage) -> Cmd {
+    let (script, text) = match command {
+        Command::Acquire { .. } => (&ACQUIRE, ACQUIRE_TEXT),
+        Command::Touch { .. } => (&TOUCH, TOUCH_TEXT),
+        Command::Release { .. } => (&RELEASE, RELEASE_TEXT),
+        Command::Inspect => (&INSPECT, INSPECT_TEXT),
+    };
+    let (name, script) = match spelling {
+        Spelling::Hash => ("EVALSHA", script.get_hash()),
+        Spelling::Text => ("EVAL", text),
+    };
+    // Sized for all that follows: a command that grows step by step costs more than all the rest.
+    let keys = trail.key.lock.len() + trail.key.fence.len() + trail.key.channel.len();
+    let size = name.len() + script.len() + keys + trail.owner.as_str().len() + MOST_OF_NUMBERS;
+    let mut cmd = Cmd::with_capacity(MOST_ARGUMENTS, size);
+    cmd.arg(name).arg(script).arg(2).arg(&trail.key.lock).arg(&trail.key.fence);
+    let (owner, id) = (trail.owner.as_str(), trail.id.text());
+    match command {
+        Command::Acquire { ttl, proposal } => {
+            cmd.arg(owner).arg(millis(ttl)).arg(proposal).arg(FENCE_TTL_MS).arg(id);
+        }
+        Command::Touch { ttl, token, mode } => {
+            let mode = match mode {
+                Touch::Raise => "raise",
+                Touch::Extend => "extend",
+                Touch::Heal => "heal",
+                Touch::Adopt => "adopt",
+            };
+            cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS);
+            cmd.arg(id).arg(mode);
+        }
+        Command::Release { held, keep } => {
+            let message = held.map(|token| Message { token, database: passage.database });
+            // A lock that was never held nobody waits for.
+            let message = message.filter(|_| passage.announces).map(|message| message.to_string());
+            let channel = if message.is_some() { trail.key.channel.as_str() } else { "" };
+            let again = held.is_some() && passage.delivery == Delivery::AnyTimes;
+            cmd.arg(owner).arg(id).arg(channel).arg(held.unwrap_or_default());
+            cmd.arg(keep.map_or(0, millis)).arg(message.unwrap_or_default());
+            cmd.arg(if again { "again" } else { "" });
+        }
+        Command::Inspect => {}
+    }
+    cmd
+}
+
+/// Reads a script's reply.
+pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
+    let answer = match reply {
+        Value::Array(fields) => match fields.as_slice() {
+            [Value::Int(1), token] => number(token).map(|token| Answer::Granted { token }),
+            [Value::Int(2), token, pttl] => ours(token, pttl),
+            [Value::Int(0), Value::Int(pttl), holder] => refused(*pttl, holder, false),
+            [Value::Int(6), Value::Int(pttl), holder] => refused(*pttl, holder, true),
+            [Value::Int(-1)] => Some(Answer::Gone),
+            [Value::Int(-2)] => Some(Answer::Ended),
+            [Value::Int(3 | UNANNOUNCED)] => Some(Answer::Released(Released::Deleted)),
+            [Value::Int(-1), counter] => released(counter, |counter| Released::Gone { counter }),
+            [Value::Int(-3), counter] => released(counter, |counter| Released::NotOurs { counter }),
+            [Value::Int(4), rest @ ..] => seen(rest),
+            _ => None,
+        },
+        _ => None,
+    };
+    answer.ok_or_else(|| {
+        (ErrorKind::UnexpectedReturnType, "a script's reply of an unknown shape").into()
+    })
+}
+
+/// Whether the reply says that the user may not announce releases.
+pub(super) fn is_unannounced(reply: &Value) -> bool {
+    matches!(reply, Value::Array(fields) if matches!(**fields, [Value::Int(UNANNOUNCED)]))
+}
+
+fn ours(token: &Value, pttl: &Value) -> Option<Answer> {
+    // A key without expiry (somebody's PERSIST) or about to go counts as having nothing left.
+    let Value::Int(pttl) = pttl else { return None };
+    let expires_in = Duration::from_millis(u64::try_from(*pttl).unwrap_or(0));
+    Some(Answer::Ours { token: number(token)?, expires_in })
+}
+
+fn refused(pttl: i64, holder: &Value, is_owners: bool) -> Option<Answer> {
+    let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
+    let holder = String::from_utf8_lossy(bytes(holder)?).into_owned();
+    Some(Answer::Refused { expires_in, holder, is_owners })
+}
+
+fn released(counter: &Value, how: impl FnOnce(u64) -> Released) -> Option<Answer> {
+    number(counter).map(how).map(Answer::Released)
+}
+
+fn seen(fields: &[Value]) -> Option<Answer> {
+    let [value, Value::Int(pttl), token, id, letter] = fields else { return None };
+    let value = OwnerToken::found(bytes(value)?);
+    Some(Answer::Seen(Sighting {
+        value: Some(value).filter(|_| *pttl != NO_SUCH_KEY),
+        expires_in: u64::try_from(*pttl).ok().map(Duration::from_millis),
+        token: number(token)?,
+        id: AttemptId::found(std::str::from_utf8(bytes(id)?).ok()?)?,
+        is_held: bytes(letter)? == b"h",
+    }))
+}
+
+fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+/// How the script that releases says that it could not announce that.
+const UNANNOUNCED: i64 = 5;
+const MOST_ARGUMENTS: usize = 13;
+/// The bytes that the numbers, words and id of any command take at most.
+const MOST_OF_NUMBERS: usize = 112;
+/// What `PTTL` says of a key that does not exist.
+const NO_SUCH_KEY: i64 = -2;
+
+/// A fencing counter must outlive every lock by far; 30 days after its last use nobody remembers its tokens.
+pub(super) const FENCE_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const FENCE_TTL_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// The text and the hash of the scripts: acquire, touch, release and inspect.
+#[cfg(test)]
+pub(crate) fn scripts() -> [(&'static str, &'static str); 4] {
+    [
+        (ACQUIRE_TEXT, ACQUIRE.get_hash()),
+        (TOUCH_TEXT, TOUCH.get_hash()),
+        (RELEASE_TEXT, RELEASE.get_hash()),
+        (INSPECT_TEXT, INSPECT.get_hash()),
+    ]
+}
+
+const ACQUIRE_TEXT: &str = include_str!("acquire.lua");
+const TOUCH_TEXT: &str = include_str!("touch.lua");
+const RELEASE_TEXT: &str = include_str!("release.lua");
+const INSPECT_TEXT: &str = include_str!("inspect.lua");
+
+static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(ACQUIRE_TEXT));
+static TOUCH: LazyLock<Script> = LazyLock::new(|| Script::new(TOUCH_TEXT));
+static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(RELEASE_TEXT));
+static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(INSPECT_TEXT));
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use deadpool_redis::redis::PushKind;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::key::Key;
+
+    fn int(number: i64) -> Value {
+        Value::Int(number)
+    }
+
+    #[test]
+    fn replies_of_a_wrong_shape_are_errors_not_panics() {
+        let wrong = [
+            Value::Nil,
+            int(1),
+            Value::Array(vec![]),
+            Value::Array(vec![int(1), int(-5), int(1)]),
+            Value::Array(vec![int(0), Value::Nil, Value::Nil]),
+            Value::Array(vec![int(9)]),
+        ];
+        for reply in wrong {
+            assert!(decode(&reply).is_err(), "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_holder_without_expiry_is_refused_without_a_time() {
+        let reply = Value::Array(vec![int(0), int(-1), Value::BulkString(b"ab".to_vec())]);
+        let refused = Answer::Refused { expires_in: None, holder: "ab".into(), is_owners: false };
+        assert_eq!(decode(&reply).unwrap(), refused);
+    }
+
+    /// Redis 6 with `lua-replicate-commands no` refuses to write after what differs from server to server, unless
+    /// the script says first that its writes be replicated.
+    #[test]
+    fn no_script_writes_after_what_differs_from_server_to_server_without_saying_so_first() {
+        for (text, _) in scripts() {
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("--"));
+            let code: Vec<_> = code.collect();
+            // What a script returns at once it does not write after.
+            let differs = |line: &&str| !line.contains("return ") && has_one_of(line, &RANDOM);
+            let Some(at) = code.iter().position(differs) else { continue };
+            let (before, after) = code.split_at(at);
+            let says_so = before.iter().any(|line| line.contains("redis.replicate_commands()"));
+            let writes = after.iter().any(|line| has_one_of(line, &WRITING));
+            assert!(says_so || !writes, "{text}");
+        }
+    }
+
+    fn has_one_of(line: &str, words: &[&str]) -> bool {
+        words.iter().any(|word| line.contains(word))
+    }
+
+    const RANDOM: [&str; 3] = ["'PTTL'", "'TTL'", "'TIME'"];
+    const WRITING: [&str; 5] = ["'SET'", "'DEL'", "'PEXPIRE'", "'INCR", "'PUBLISH'"];
+
+    #[test]
+    fn a_release_names_its_database_and_its_channel_if_it_may() {
+        let key = Arc::new(Key::new("", "k".into()).unwrap());
+        let trail = Trail::new(key, OwnerToken::random(), AttemptId::EMPTY, 1);
+        let release = |announces, database| {
+            let passage = Passage { delivery: Delivery::AtMostOnce, database, announces };
+            let command = Command::Release { held: Some(7), keep: None };
+            let cmd = encode(command, &trail, Spelling::Hash, passage);
+            let text = String::from_utf8(cmd.get_packed_command()).unwrap();
+            let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect();
+            [7, 8, 10].map(|at| words[at].clone())
+        };
+        assert_eq!(release(true, Some(3)), ["{k}:released", "7", "7 3"]);
+        assert_eq!(release(true, None), ["{k}:released", "7", "7"]);
+        assert_eq!(release(false, Some(3)), ["", "7", ""]);
+    }
+
+    /// A reply of any shape, more often one that looks like a script's.
+    fn reply() -> impl Strategy<Value = Value> {
+        let number = prop_oneof![-5..8i64, any::<i64>()];
+        let scalar = prop_oneof![
+            4 => number.prop_map(Value::Int),
+            2 => any::<Vec<u8>>().prop_map(Value::BulkString),
+            1 => any::<String>().prop_map(Value::SimpleString),
+            1 => any::<f64>().prop_map(Value::Double),
+            1 => any::<bool>().prop_map(Value::Boolean),
+            1 => any::<Vec<u8>>().prop_map(Value::BigNumber),
+            1 => Just(Value::Nil),
+            1 => Just(Value::Okay),
+        ];
+        scalar.prop_recursive(3, 24, 5, |inner| {
+            let list = proptest::collection::vec(inner.clone(), 0..6);
+            let pairs = proptest::collection::vec((inner.clone(), inner), 0..3);
+            prop_oneof![
+                6 => list.clone().prop_map(Value::Array),
+                1 => list.clone().prop_map(Value::Set),
+                1 => pairs.prop_map(Value::Map),
+                1 => list.prop_map(|data| Value::Push { kind: PushKind::Message, data }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_reply_of_any_shape_is_an_answer_or_an_error(reply in reply()) {
+            let starts_with = match &reply {
+                Value::Array(fields) => fields.first(),
+                _ => None,
+            };
+            match decode(&reply) {
+                Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-3..=6)))),
+                Err(error) => prop_assert_eq!(error.kind(), ErrorKind::UnexpectedReturnType),
+            }
+        }
+
+        #[test]
+        fn what_a_node_says_of_a_lock_is_read_whatever_the_numbers(
+            pttl: i64, token: i64, holder: Vec<u8>,
+        ) {
+            let bulk = Value::BulkString(holder.clone());
+            let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
+            let refused = Value::Array(vec![int(0), int(pttl), bulk.clone()]);
+            let holder = String::from_utf8_lossy(&holder).into_owned();
+            let is_owners = false;
+            prop_assert_eq!(
+                decode(&refused).unwrap(),
+                Answer::Refused { expires_in, holder, is_owners }
+            );
+            let granted = decode(&Value::Array(vec![int(1), int(token)])).ok();
+            prop_assert_eq!(granted, u64::try_from(token).ok().map(|token| Answer::Granted { token }));
+            let ours = decode(&Value::Array(vec![int(2), int(token), int(pttl)]));
+            prop_assert_eq!(ours.is_ok(), token >= 0);
+            let [id, letter] = [&b"a1"[..], b"h"].map(|text| Value::BulkString(text.to_vec()));
+            let seen = decode(&Value::Array(vec![int(4), bulk, int(pttl), int(token), id, letter]));
+            prop_assert_eq!(seen.is_ok(), token >= 0);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Values: what callers give and get, with their limits. They do nothing and send nothing.
+
+pub(crate) mod attempt_id;
+pub(crate) mod error;
+pub(crate) mod event;
+pub(crate) mod key;
+pub(crate) mod retry;
+pub(crate) mod settings;
+pub(crate) mod token;
+pub(crate) mod validity;

@@ -1,0 +1,195 @@
+//! Owner tokens prove ownership to Redis; fencing tokens prove to a resource who came later.
+
+use std::fmt;
+
+use crate::{
+    host::random,
+    types::error::{Error, Result},
+};
+
+/// A per-key number that grows strictly from holder to holder.
+///
+/// Give it to the resource that the lock protects, and let the resource refuse a number lower than the
+/// highest it has seen: then even a holder that does not know yet that it lost the lock can do no harm
+/// (Kleppmann, "How to do distributed locking", 2016).
+///
+/// ```
+/// use redlatch::FencingToken;
+///
+/// let (older, newer) = (FencingToken::new(33), FencingToken::new(34));
+/// assert!(older < newer);
+/// assert_eq!(newer.get(), 34);
+/// assert_eq!(newer.to_string(), "34");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    /// Wraps a number, such as one that a resource has stored.
+    #[must_use]
+    pub const fn new(token: u64) -> Self {
+        Self(token)
+    }
+
+    /// Returns the number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<FencingToken> for u64 {
+    fn from(token: FencingToken) -> Self {
+        token.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The value stored under a lock's key, by which its owner proves that the lock is its own.
+///
+/// Every acquire uses a fresh random one unless the request names another. It is a secret of sorts: who
+/// knows it can release the lock. `Debug` and `Display` therefore show its first 8 characters only.
+///
+/// ```
+/// use redlatch::OwnerToken;
+///
+/// let token = OwnerToken::new("deploy-host-7/4711")?;
+/// assert_eq!(token.as_str(), "deploy-host-7/4711");
+/// assert_eq!(token.to_string(), "deploy-h…");
+/// assert_ne!(OwnerToken::random(), OwnerToken::random());
+/// # Ok::<(), redlatch::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "String", into = "String")
+)]
+pub struct OwnerToken(std::sync::Arc<str>);
+
+impl OwnerToken {
+    /// Creates a token of 122 random bits from a cryptographically secure generator.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut hex = [0; uuid::fmt::Simple::LENGTH];
+        Self((&*random::uuid().simple().encode_lower(&mut hex)).into())
+    }
+
+    /// Wraps a token of the caller's choice, 1 to 256 bytes that do not begin with U+0001.
+    ///
+    /// Two guards with one owner token share one lock, so it must name its owner uniquely.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the token is empty or longer than 256 bytes, or begins with U+0001, which marks a key that
+    /// is kept for nobody.
+    pub fn new(token: impl Into<String>) -> Result<Self> {
+        let token = token.into();
+        if !(1..=256).contains(&token.len()) {
+            let length = token.len();
+            return Err(Error::config(format!(
+                "an owner token must have 1 to 256 bytes, not {length}"
+            )));
+        }
+        if token.starts_with(KEPT) {
+            return Err(Error::config("an owner token must not begin with U+0001"));
+        }
+        Ok(Self(token.into()))
+    }
+
+    /// Returns the whole token. Keep it out of logs.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A value found under a key, whoever wrote it: any length, bytes that are no UTF-8 replaced.
+    pub(crate) fn found(value: &[u8]) -> Self {
+        Self(String::from_utf8_lossy(value).into())
+    }
+
+    /// The value of a key that this owner has released, but that is kept for nobody.
+    ///
+    /// No owner token begins with the mark. So the value differs from every owner's, and each command that compares the
+    /// two refuses the key by itself: nobody can extend, adopt, take over or release it.
+    pub(crate) fn kept(&self) -> Self {
+        Self([KEPT, &*self.0].concat().into())
+    }
+
+    /// Who left a key with this value for nobody, if it was.
+    pub(crate) fn left_by(&self) -> Option<Self> {
+        self.0.strip_prefix(KEPT).map(|owner| Self(owner.into()))
+    }
+}
+
+/// The mark in front of the value of a key that is kept for nobody.
+const KEPT: &str = "\u{1}";
+
+impl fmt::Display for OwnerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.char_indices().nth(8).map_or(self.0.len(), |(end, _)| end);
+        f.write_str(&self.0[..shown])?;
+        if shown < self.0.len() { f.write_str("…") } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for OwnerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnerToken({self})")
+    }
+}
+
+impl TryFrom<String> for OwnerToken {
+    type Error = Error;
+
+    fn try_from(token: String) -> Result<Self> {
+        Self::new(token)
+    }
+}
+
+impl From<OwnerToken> for String {
+    fn from(token: OwnerToken) -> Self {
+        token.as_str().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_tokens_are_32_hex_digits() {
+        let token = OwnerToken::random();
+        assert_eq!(token.as_str().len(), 32);
+        assert!(token.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+
+    #[test]
+    fn only_the_first_eight_characters_are_shown() {
+        let token = OwnerToken::new("äöüäöüäöüäöü").unwrap();
+        assert_eq!(token.to_string(), "äöüäöüäö…");
+        assert_eq!(format!("{token:?}"), "OwnerToken(äöüäöüäö…)");
+        assert_eq!(OwnerToken::new("short").unwrap().to_string(), "short");
+    }
+
+    #[test]
+    fn tokens_have_1_to_256_bytes() {
+        assert!(OwnerToken::new("").unwrap_err().is_config());
+        assert!(OwnerToken::new("x".repeat(256)).is_ok());
+        assert!(OwnerToken::new("x".repeat(257)).unwrap_err().is_config());
+    }
+
+    #[test]
+    fn no_token_begins_with_the_mark_of_kept_keys() {
+        let kept = OwnerToken::new("us").unwrap().kept();
+        assert!(OwnerToken::new(kept.as_str()).unwrap_err().is_config());
+        assert_eq!(kept.left_by(), Some(OwnerToken::new("us").unwrap()));
+        assert_eq!(OwnerToken::new("us").unwrap().left_by(), None);
+    }
+}
