@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 
 use crate::{
     keeper::Keeper,
-    lock::ticket::LockTicket,
     node::{Answer, Command, Sighting, Trail},
     types::{
         attempt_id::AttemptId,
         error::{Error, NodeError, Result},
+        ticket::LockTicket,
         token::{FencingToken, OwnerToken},
     },
 };

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{contender::Kind, scenario::SCENARIOS};
+use crate::scenario::{HERD, Herd, SCENARIOS};
 
 /// What the process is there for.
 pub enum Task {
@@ -26,31 +26,6 @@ impl Args {
         let quick = if self.quick { " --quick" } else { "" };
         let only: String = self.only.iter().map(|name| format!(" --only {name}")).collect();
         format!("./scripts/bench{quick}{only}")
-    }
-}
-
-/// What a process of a herd is told.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Herd {
-    pub kind: Kind,
-    pub key: String,
-    pub tasks: usize,
-    pub urls: Vec<String>,
-}
-
-impl Herd {
-    /// The arguments that [`parse`] reads this from.
-    pub fn to_args(&self) -> Vec<String> {
-        let (name, tasks) = (self.kind.name().to_owned(), self.tasks.to_string());
-        let mut args = vec![HERD.to_owned(), name, self.key.clone(), tasks];
-        args.extend(self.urls.iter().cloned());
-        args
-    }
-
-    fn parse(mut args: impl Iterator<Item = String>) -> Option<Self> {
-        let (name, key, tasks) = (args.next()?, args.next()?, args.next()?);
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name)?;
-        Some(Self { kind, key, tasks: tasks.parse().ok()?, urls: args.collect() })
     }
 }
 
@@ -80,6 +55,3 @@ fn scenario(name: Option<String>) -> Result<String, String> {
     let known = SCENARIOS.iter().any(|scenario| scenario.name == name);
     if known { Ok(name) } else { Err(format!("there is no scenario {name}")) }
 }
-
-/// The subcommand of a herd's processes.
-const HERD: &str = "herd-child";

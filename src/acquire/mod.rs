@@ -1,7 +1,9 @@
 //! Acquiring: attempt after attempt, with the right pause between them, until it succeeds or must give up.
 
 pub(crate) mod attempt;
+mod election;
 mod fencing;
+pub(crate) mod spec;
 pub(crate) mod take_over;
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -10,7 +12,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::Instrument;
 
 use crate::{
-    acquire::attempt::{Opening, Refusal, Wish, attempt},
+    acquire::{
+        attempt::attempt,
+        spec::{Opening, Refusal, Wish},
+    },
     host::clock,
     keeper::{
         Keeper,

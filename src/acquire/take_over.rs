@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::{
-    acquire::attempt::{Refusal, Wish},
+    acquire::spec::{Refusal, Wish},
     claim::{
         Claim,
         origin::{Offer, Origin},
@@ -24,6 +25,7 @@ use crate::{
         attempt_id::AttemptId,
         error::{Error, NodeError, Result},
         key::Key,
+        ticket::LockTicket,
         token::OwnerToken,
     },
 };
@@ -92,7 +94,7 @@ fn most_alike(seen: &[Seen]) -> Vec<Seen> {
 }
 
 /// Which attempt of the owner's has this fencing token, for a ticket that does not say.
-pub(crate) async fn attempt_of(
+async fn attempt_of(
     keeper: &Keeper,
     key: &Arc<Key>,
     owner: &OwnerToken,
@@ -159,16 +161,30 @@ pub(crate) async fn join(
     }
 }
 
+/// Takes a ticket's lock over.
+pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<Armed> {
+    let LockTicket { key, owner_token, fencing_token, ttl, attempt } = ticket;
+    let key = Arc::new(keeper.key(key)?);
+    keeper.settings.check_ttl(ttl)?;
+    keeper.check_runtime()?;
+    keeper.check_open()?;
+    keeper.start();
+    let token = fencing_token.get();
+    let attempt = match attempt {
+        Some(attempt) => attempt,
+        None => attempt_of(keeper, &key, &owner_token, token).await?,
+    };
+    let terms = Terms { token, ttl, began: clock::now() };
+    let offer = Offer { origin: Origin::Adopted, renewal: None };
+    let armed = keeper.arm(key, owner_token, attempt, offer)?;
+    adopt(armed, terms, &Span::current(), None).await
+}
+
 /// Proves that a majority has the claim's owner and attempt under this very fencing token, extends the lock there, and
 /// holds it. Owner and attempt alone prove nothing: another may have held the lock since.
 ///
 /// Whatever happens before, nothing is undone: the lock may be another guard's.
-pub(crate) async fn adopt(
-    armed: Armed,
-    terms: Terms,
-    caller: &tracing::Span,
-    until: Option<Instant>,
-) -> Result<Armed> {
+async fn adopt(armed: Armed, terms: Terms, caller: &Span, until: Option<Instant>) -> Result<Armed> {
     let (keeper, claim) = (armed.keeper().clone(), armed.claim().clone());
     let (token, ttl) = (terms.token, terms.ttl);
     let mut proof = Proof::begin(&keeper, &claim, token, ttl, until);

@@ -12,12 +12,10 @@ use crate::{
         armed::Armed,
         extend::{extend, extend_once},
     },
-    lock::{
-        ticket::LockTicket,
-        watch::{Lost, WarnBefore, WhileHeld},
-    },
+    lock::watch::{Lost, WarnBefore, WhileHeld},
     types::{
         error::Result,
+        ticket::LockTicket,
         token::{FencingToken, OwnerToken},
     },
 };

@@ -5,5 +5,4 @@ pub(crate) mod options;
 pub(crate) mod request;
 pub(crate) mod set;
 pub(crate) mod set_request;
-pub(crate) mod ticket;
 pub(crate) mod watch;

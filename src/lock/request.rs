@@ -16,7 +16,8 @@ use crate::Error;
 use crate::{
     acquire::{
         self,
-        attempt::{Opening, Wish, attempt},
+        attempt::attempt,
+        spec::{Opening, Wish},
     },
     host::tasks::let_renewal_begin,
     keeper::{Keeper, armed::Armed},

@@ -9,18 +9,13 @@ use self::builder::number;
 #[cfg(doc)]
 use crate::Error;
 use crate::{
+    acquire::take_over,
     inspect::{self, LockStatus, NodeHealth},
     keeper::Keeper,
-    lock::{
-        guard::LockGuard,
-        options::Options,
-        request::LockRequest,
-        set_request::LockSetRequest,
-        ticket::{self, LockTicket},
-    },
+    lock::{guard::LockGuard, options::Options, request::LockRequest, set_request::LockSetRequest},
     node::{IntoNode, Node},
     preflight::{self, Preflight},
-    types::{error::Result, settings::Settings},
+    types::{error::Result, settings::Settings, ticket::LockTicket},
 };
 
 /// Hands out locks on one Redis node or on a quorum of independent ones. Cheap to clone; clones share everything.
@@ -138,7 +133,7 @@ impl LockManager {
     /// # Ok(()) }
     /// ```
     pub async fn adopt(&self, ticket: LockTicket) -> Result<LockGuard> {
-        ticket::redeem(&self.keeper, ticket).await
+        take_over::redeem(&self.keeper, ticket).await.map(LockGuard::new)
     }
 
     /// Looks who holds a lock and for how long. Takes nothing and changes nothing.

@@ -3,7 +3,7 @@
 use super::{
     Finding,
     checks::{CLOCK, SAME_SERVER},
-    findings::{Site, Surveyed, located},
+    site::{Site, Surveyed, located},
 };
 use crate::node::{Clock, ServerFacts};
 

@@ -9,30 +9,12 @@ use super::{
         OLD_VERSION, PERSISTENCE, REPLICAS, SAME_SERVER, SERVER_UNCHECKED,
     },
     rights,
+    site::{Site, Surveyed, located},
 };
 use crate::{
     node::{Facts, ServerFacts},
     types::validity::quorum,
 };
-
-/// The nodes of a manager, and what of its settings matters to them.
-#[derive(Debug)]
-pub(crate) struct Site {
-    pub(crate) nodes: Vec<Surveyed>,
-    /// Whether a node that has restarted does not vote at first.
-    pub(crate) has_quarantine: bool,
-    pub(crate) key_prefix: String,
-}
-
-/// A node that was asked about itself.
-#[derive(Debug)]
-pub(crate) struct Surveyed {
-    pub(crate) name: String,
-    /// It is a cluster, or under Sentinel.
-    pub(crate) fails_over: bool,
-    /// `None` for a node in memory; the words of the failure for one that does not serve.
-    pub(crate) facts: Option<Result<Facts, String>>,
-}
 
 /// Everything that is wrong, the worst first.
 pub(crate) fn judge(site: &Site) -> Vec<Finding> {
@@ -78,15 +60,6 @@ fn of_server(site: &Site, node: &Surveyed, server: &ServerFacts) -> Vec<Finding>
     ];
     let found = checks.into_iter().flatten();
     found.map(|finding| located(finding, node, server)).collect()
-}
-
-/// Names the node, and where it has many servers the server.
-pub(super) fn located(finding: Finding, node: &Surveyed, server: &ServerFacts) -> Finding {
-    let problem = match &server.address {
-        Some(address) => format!("{address}: {}", finding.problem),
-        None => finding.problem,
-    };
-    Finding { node: Some(node.name.clone()), problem, ..finding }
 }
 
 fn not_master(server: &ServerFacts) -> Option<String> {
@@ -190,13 +163,6 @@ fn silent_on(site: &Site, server: &ServerFacts) -> Vec<&'static str> {
         (server.replicas.is_none(), REPLICAS.code),
     ];
     checks.into_iter().filter_map(|(is_missing, code)| is_missing.then_some(code)).collect()
-}
-
-impl Surveyed {
-    pub(super) fn servers(&self) -> impl Iterator<Item = &ServerFacts> {
-        let facts = self.facts.as_ref().and_then(|facts| facts.as_ref().ok());
-        facts.into_iter().flat_map(|facts| &facts.servers)
-    }
 }
 
 const OLDEST: (u32, u32) = (6, 2);

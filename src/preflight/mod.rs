@@ -4,6 +4,7 @@ mod among;
 mod checks;
 mod findings;
 mod rights;
+mod site;
 
 use std::{error::Error, fmt};
 
@@ -11,7 +12,8 @@ use futures_util::future::join_all;
 
 use self::{
     checks::Check,
-    findings::{Site, Surveyed, judge},
+    findings::judge,
+    site::{Site, Surveyed},
 };
 use crate::{keeper::Keeper, node::Questions, types::key::Key};
 

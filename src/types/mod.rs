@@ -6,5 +6,6 @@ pub(crate) mod event;
 pub(crate) mod key;
 pub(crate) mod retry;
 pub(crate) mod settings;
+pub(crate) mod ticket;
 pub(crate) mod token;
 pub(crate) mod validity;

@@ -11,10 +11,37 @@ use tokio::{sync::oneshot, time::sleep};
 
 use crate::{
     Outcome,
-    args::Herd,
-    contender::Contender,
+    contender::{Contender, Kind},
     measure::{all, machine_time},
 };
+
+/// The subcommand of a herd's processes.
+pub const HERD: &str = "herd-child";
+
+/// What a process of a herd is told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Herd {
+    pub kind: Kind,
+    pub key: String,
+    pub tasks: usize,
+    pub urls: Vec<String>,
+}
+
+impl Herd {
+    /// The arguments that [`parse`] reads this from.
+    pub fn to_args(&self) -> Vec<String> {
+        let (name, tasks) = (self.kind.name().to_owned(), self.tasks.to_string());
+        let mut args = vec![HERD.to_owned(), name, self.key.clone(), tasks];
+        args.extend(self.urls.iter().cloned());
+        args
+    }
+
+    pub fn parse(mut args: impl Iterator<Item = String>) -> Option<Self> {
+        let (name, key, tasks) = (args.next()?, args.next()?, args.next()?);
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name)?;
+        Some(Self { kind, key, tasks: tasks.parse().ok()?, urls: args.collect() })
+    }
+}
 
 /// How it went for one task, on the clock that all processes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::herd_child::{READY, Turn};
+use super::herd_child::{Herd, READY, Turn};
 use crate::{
     Outcome,
-    args::Herd,
     calls::Calls,
     contender::Kind,
     measure::{machine_time, median, show},

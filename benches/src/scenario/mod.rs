@@ -14,7 +14,7 @@ mod waiting;
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-pub use self::herd_child::herd_child;
+pub use self::herd_child::{HERD, Herd, herd_child};
 use crate::{Outcome, stage::Stage, table::Row};
 
 pub struct Scenario {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::redis::Cmd;
 
-use super::connection::{Line, Replies};
+use super::{connection::Line, wire::Replies};
 use crate::node::{command::Trail, failure::Failure};
 
 /// One command, and the trail that may forbid it.

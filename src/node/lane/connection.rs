@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{self, Cmd, RedisError, Value};
+use deadpool_redis::redis::{self, Cmd, Value};
 use tokio::{
     task::unconstrained,
     time::{Instant, timeout},
 };
 
-use super::wire::Wire;
+use super::wire::{Replies, Wire};
 use crate::host::{clock, sync::lock};
 
 /// One connection of a lane.
@@ -162,6 +162,3 @@ impl fmt::Debug for Line {
         f.debug_struct("Line").field("retired", &self.retired).finish_non_exhaustive()
     }
 }
-
-/// The reply to each command, or why the connection gave none.
-pub(in crate::node) type Replies = Result<Vec<Result<Value, RedisError>>, RedisError>;

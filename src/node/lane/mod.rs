@@ -34,8 +34,9 @@ use super::{
     failure::Failure,
     lane::{
         batch::{Mail, Parcel, Slot},
-        connection::{Line, Replies},
+        connection::Line,
         state::{State, Step},
+        wire::Replies,
     },
     message::Database,
     presence::{Absence, Presence},

@@ -7,7 +7,8 @@ use deadpool_redis::redis::{RedisError, Value};
 use super::{
     Blame, Shared,
     batch::{Mail, Slot},
-    connection::{Line, Replies},
+    connection::Line,
+    wire::Replies,
 };
 use crate::node::{command::End, failure::Failure, presence::Absence, scripts::is_unannounced};
 

@@ -8,8 +8,6 @@ use deadpool_redis::redis::{
     cmd, from_redis_value,
 };
 
-use super::connection::Replies;
-
 #[cfg(feature = "cluster")]
 use deadpool_redis::cluster::ClusterConnection;
 
@@ -118,3 +116,6 @@ async fn spread(cluster: &ClusterConnection, cmds: &[Cmd]) -> Replies {
 }
 
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
+
+/// The reply to each command, or why the connection gave none.
+pub(in crate::node) type Replies = Result<Vec<Result<Value, RedisError>>, RedisError>;

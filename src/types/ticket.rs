@@ -1,20 +1,10 @@
 //! Tickets: a lock on its way from one process to another.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tracing::Span;
-
-use crate::{
-    acquire::take_over::{adopt, attempt_of},
-    claim::origin::{Offer, Origin},
-    host::clock,
-    keeper::{Keeper, grant::Terms},
-    lock::guard::LockGuard,
-    types::{
-        attempt_id::AttemptId,
-        error::Result,
-        token::{FencingToken, OwnerToken},
-    },
+use super::{
+    attempt_id::AttemptId,
+    token::{FencingToken, OwnerToken},
 };
 
 /// What another process needs to take a lock over: made by [`LockGuard::into_ticket`], redeemed by
@@ -34,13 +24,13 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LockTicket {
-    key: String,
-    owner_token: OwnerToken,
-    fencing_token: FencingToken,
-    ttl: Duration,
+    pub(crate) key: String,
+    pub(crate) owner_token: OwnerToken,
+    pub(crate) fencing_token: FencingToken,
+    pub(crate) ttl: Duration,
     /// Which of the owner's locks it is. A ticket that was rebuilt does not say.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
-    attempt: Option<AttemptId>,
+    pub(crate) attempt: Option<AttemptId>,
 }
 
 impl LockTicket {
@@ -86,23 +76,4 @@ impl LockTicket {
     pub const fn ttl(&self) -> Duration {
         self.ttl
     }
-}
-
-/// Takes a ticket's lock over.
-pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<LockGuard> {
-    let LockTicket { key, owner_token, fencing_token, ttl, attempt } = ticket;
-    let key = Arc::new(keeper.key(key)?);
-    keeper.settings.check_ttl(ttl)?;
-    keeper.check_runtime()?;
-    keeper.check_open()?;
-    keeper.start();
-    let token = fencing_token.get();
-    let attempt = match attempt {
-        Some(attempt) => attempt,
-        None => attempt_of(keeper, &key, &owner_token, token).await?,
-    };
-    let terms = Terms { token, ttl, began: clock::now() };
-    let offer = Offer { origin: Origin::Adopted, renewal: None };
-    let armed = keeper.arm(key, owner_token, attempt, offer)?;
-    adopt(armed, terms, &Span::current(), None).await.map(LockGuard::new)
 }

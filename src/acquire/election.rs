@@ -1,0 +1,288 @@
+//! An election: asks the nodes for the lock, has them agree on a fencing token, and holds what a majority gave.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::{
+    acquire::{
+        fencing::{Choice, Report, choose},
+        spec::{Opening, Refusal, Wish},
+    },
+    claim::Claim,
+    host::clock,
+    keeper::{
+        armed::Armed,
+        grant::{Answers, Terms, hold},
+        ledger::Ledger,
+        outage::Health,
+    },
+    node::{Answer, Command, Touch, round::Reply},
+    types::error::{Error, NodeError, Result},
+};
+
+/// The votes of one attempt.
+pub(super) struct Election<'a> {
+    wish: &'a Wish,
+    /// Before the claim, so that its late answers are heard when its release is.
+    answers: Answers,
+    armed: Armed,
+    claim: Arc<Claim>,
+    ledger: Arc<Ledger>,
+    quorum: usize,
+    proposal: u64,
+    began: Instant,
+    opening: Opening,
+    asked: Vec<bool>,
+    reports: Vec<Report>,
+    refusals: Vec<Refused>,
+    errors: Vec<NodeError>,
+}
+
+/// A node's refusal.
+struct Refused {
+    expires_in: Option<Duration>,
+    holder: String,
+    is_owners: bool,
+}
+
+impl<'a> Election<'a> {
+    pub(super) fn new(wish: &'a Wish, armed: Armed, until: Option<Instant>) -> Self {
+        let (claim, ledger) = (armed.claim().clone(), armed.keeper().ledger.clone());
+        let answers = Answers::new(armed.keeper().clone(), claim.clone(), wish.ttl, until);
+        let nodes = ledger.links.len();
+        Self {
+            quorum: ledger.quorum(),
+            wish,
+            answers,
+            armed,
+            claim,
+            ledger,
+            proposal: clock::proposal(),
+            began: clock::now(),
+            opening: Opening::AllAtOnce,
+            asked: vec![false; nodes],
+            reports: vec![Report::Awaited; nodes],
+            refusals: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, opening: Opening) -> Result<Armed, Refusal> {
+        self.opening = opening;
+        self.open().await?;
+        let token = self.agree().await?;
+        self.hold(token)
+    }
+
+    /// Asks the nodes, all of them unless the first refuses.
+    async fn open(&mut self) -> Result<(), Refusal> {
+        let order = match self.opening {
+            Opening::AllAtOnce | Opening::Census => Vec::new(),
+            Opening::OneFirst => self.ledger.order_of(&self.wish.key),
+        };
+        for node in order {
+            self.ask(&[node]);
+            // A node that is slow may vote with the others.
+            let Ok(Some(reply)) = timeout(CANVASS_PATIENCE, self.answers.round.next()).await else {
+                break;
+            };
+            self.note(reply);
+            if !self.refusals.is_empty() {
+                return Err(if self.health().is_out() { self.refused() } else { self.contended() });
+            }
+            if self.reports[node].told().is_some() {
+                break;
+            }
+        }
+        let rest: Vec<usize> = (0..self.asked.len()).filter(|&node| !self.asked[node]).collect();
+        self.ask(&rest);
+        Ok(())
+    }
+
+    fn ask(&mut self, nodes: &[usize]) {
+        let (ttl, sent) = (self.wish.ttl, clock::now());
+        self.claim.expect_until(ttl);
+        let acquire = Command::Acquire { ttl, proposal: self.proposal };
+        for &node in nodes {
+            self.asked[node] = true;
+            self.answers.round.push(node, sent, self.ledger.ask(node, &self.claim, acquire));
+        }
+    }
+
+    /// Waits until a majority has reported one and the same fencing token: rule F.
+    async fn agree(&mut self) -> Result<u64, Refusal> {
+        loop {
+            match choose(&self.reports, self.quorum) {
+                Choice::Agreed(token) if self.are_connected() => return Ok(token),
+                Choice::Agreed(_) => continue,
+                Choice::Raise { to, nodes } => {
+                    nodes.into_iter().for_each(|node| self.raise(node, to));
+                }
+                Choice::Impossible if self.is_classified() => return Err(self.lost().await),
+                Choice::Impossible | Choice::Wait => {}
+            }
+            match self.answers.round.next().await {
+                Some(reply) => self.note(reply),
+                None => return Err(self.lost().await),
+            }
+        }
+    }
+
+    /// Why there is no majority. Nodes that are about to answer are heard out, so that it can be told of them.
+    async fn lost(&mut self) -> Refusal {
+        let until = Instant::now() + HEARING;
+        while !self.is_contended()
+            && let Ok(Some(reply)) = timeout_at(until, self.answers.round.next()).await
+        {
+            self.note(reply);
+        }
+        if self.answers.round.is_cut() {
+            self.blame_silent();
+        }
+        self.refused()
+    }
+
+    /// Notes that the nodes which have not answered did not do so in time.
+    fn blame_silent(&mut self) {
+        let awaited = |&node: &usize| self.reports[node] == Report::Awaited;
+        let (silent, waited) =
+            ((0..self.reports.len()).filter(awaited).collect::<Vec<_>>(), self.began.elapsed());
+        for node in silent {
+            self.reports[node] = Report::Out;
+            self.errors.push(self.ledger.nodes[node].no_answer(waited));
+        }
+    }
+
+    /// Whether all connections stand on which nodes have voted; the votes of the others are void, since a node
+    /// may have restarted without memory.
+    fn are_connected(&mut self) -> bool {
+        let void = self.claim.void_cut_off();
+        void.iter().for_each(|&node| self.reports[node] = Report::Out);
+        void.is_empty()
+    }
+
+    fn raise(&mut self, node: usize, to: u64) {
+        let told = self.reports[node].told().unwrap_or_default();
+        self.reports[node] = Report::Raising(told);
+        let raise = Command::Touch { ttl: None, token: to, mode: Touch::Raise };
+        self.answers.round.push(node, clock::now(), self.ledger.ask(node, &self.claim, raise));
+    }
+
+    fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
+        self.reports[node] = Report::Out;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => return self.errors.push(error),
+        };
+        self.claim.note(node, sent, self.wish.ttl, &answer);
+        match answer {
+            Answer::Granted { token } | Answer::Ours { token, .. } => {
+                self.reports[node] = Report::Told(token);
+            }
+            Answer::Refused { expires_in, holder, is_owners } => {
+                self.refusals.push(Refused { expires_in, holder, is_owners });
+            }
+            _ => {
+                let (expires_in, holder) = (Some(Duration::ZERO), String::new());
+                self.refusals.push(Refused { expires_in, holder, is_owners: false });
+            }
+        }
+    }
+
+    /// Turns the votes into a held lock, if there is something left of them.
+    fn hold(mut self, token: u64) -> Result<Armed, Refusal> {
+        let terms = Terms { token, ttl: self.wish.ttl, began: self.began };
+        hold(self.armed.keeper(), &self.claim, terms, &self.wish.caller)?;
+        if !self.claim.trail.id.is_empty() {
+            self.mark_held(token);
+        }
+        Ok(self.armed)
+    }
+
+    /// Marks a lock that may be shared as held, so that others of its owner may join it. The marks are queued at once,
+    /// and nobody waits for their answers: who comes before looks again.
+    fn mark_held(&mut self, token: u64) {
+        let sent = clock::now();
+        for node in 0..self.asked.len() {
+            let mark = Command::Touch { ttl: None, token, mode: Touch::Extend };
+            self.answers.round.push(node, sent, self.ledger.ask(node, &self.claim, mark));
+        }
+        if let Some(Some(Reply { node, sent, answer: Ok(answer) })) =
+            self.answers.round.next().now_or_never()
+        {
+            self.claim.note(node, sent, self.wish.ttl, &answer);
+        }
+    }
+
+    /// Whether the answers still awaited cannot turn contention into an outage or back.
+    fn is_classified(&self) -> bool {
+        let awaited = self.reports.iter().filter(|report| **report == Report::Awaited).count();
+        let needed = self.reports.len() - self.quorum;
+        if self.is_contended() {
+            return self.opening != Opening::Census || self.health().is_known();
+        }
+        self.refusals.len() + awaited <= needed && self.health().is_known()
+    }
+
+    /// Whether the refusals alone rule a majority out.
+    fn is_contended(&self) -> bool {
+        self.refusals.len() > self.reports.len() - self.quorum
+    }
+
+    /// How many nodes granted or refused.
+    fn reached(&self) -> usize {
+        let told = self.reports.iter().filter(|report| report.told().is_some()).count();
+        told + self.refusals.len()
+    }
+
+    fn health(&self) -> Health {
+        Health::of(self.reports.len(), self.reached(), &self.errors)
+    }
+
+    /// Why there is no majority: held, if the refusals alone rule it out, else unavailable.
+    fn refused(&mut self) -> Refusal {
+        if self.is_contended() {
+            return self.contended();
+        }
+        let (reached, health) = (self.reached(), self.health());
+        let error = Error::Unavailable {
+            key: self.claim.key().to_owned(),
+            needed: self.quorum,
+            reached,
+            unheard: self.reports.len() - reached - self.errors.len(),
+            nodes: std::mem::take(&mut self.errors),
+        };
+        Refusal { error, is_brief: false, health }
+    }
+
+    fn contended(&self) -> Refusal {
+        let retry_after = self.free_in();
+        let holder = &self.refusals[0].holder;
+        let is_brief = self.refusals.iter().any(|refused| refused.holder != *holder)
+            || self.reports.iter().any(|report| report.told().is_some())
+            || self.wish.joins && self.refusals.iter().any(|refused| refused.is_owners);
+        let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after };
+        Refusal { error, is_brief, health: self.health() }
+    }
+
+    /// How long until enough of the keys in the way have expired, if their holders do nothing about it.
+    fn free_in(&self) -> Option<Duration> {
+        let known = self.refusals.len() + self.errors.len();
+        let unknown = self.reports.len().saturating_sub(known);
+        let missing = self.quorum.saturating_sub(unknown).max(1);
+        let mut ends: Vec<_> = self
+            .refusals
+            .iter()
+            .map(|refused| refused.expires_in.unwrap_or(Duration::MAX))
+            .collect();
+        ends.sort_unstable();
+        ends.get(missing - 1).copied().filter(|end| *end < Duration::MAX)
+    }
+}
+
+/// How long the first node alone may take over its vote.
+const CANVASS_PATIENCE: Duration = Duration::from_millis(20);
+/// How long the others are heard out once a round is lost.
+const HEARING: Duration = Duration::from_millis(20);
