@@ -6,13 +6,14 @@ use tokio::task::coop::consume_budget;
 
 use super::{
     Kind, Node,
-    command::{Answer, Command, Trail},
+    command::{Answer, Command},
     facts::Facts,
     lane::{Lane, Recovered},
     memory::{self, Store},
     message::Database,
     notices::{self, Ear, Hear},
     survey::Questions,
+    trail::Trail,
 };
 use crate::types::{error::NodeError, key::Key, settings::Settings};
 

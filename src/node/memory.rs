@@ -13,10 +13,11 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    command::{Answer, Command, Released, Sighting, Touch, Trail},
+    command::{Answer, Command, Released, Sighting, Touch},
     failure::Failure,
     notices::{Hear, Notice},
     scripts::FENCE_TTL,
+    trail::Trail,
 };
 use crate::{
     host::sync::lock,

@@ -16,6 +16,7 @@ mod stranger;
 mod survey;
 pub(crate) mod tally;
 mod tls;
+mod trail;
 mod url;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -23,12 +24,13 @@ use std::{fmt, sync::Arc, time::Duration};
 use deadpool_redis::Pool;
 
 pub(crate) use self::{
-    command::{Answer, Command, Released, Sighting, Touch, Trail},
+    command::{Answer, Command, Released, Sighting, Touch},
     facts::{Clock, Facts, Missing, Rights, ServerFacts},
     lane::Recovered,
     link::{Link, Listening},
     notices::{Hear, Notice},
     survey::Questions,
+    trail::Trail,
 };
 use self::{failure::Failure, memory::Store, source::Source};
 #[cfg(test)]

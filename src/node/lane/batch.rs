@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use deadpool_redis::redis::Cmd;
 
 use super::{connection::Line, wire::Replies};
-use crate::node::{command::Trail, failure::Failure};
+use crate::node::{failure::Failure, trail::Trail};
 
 /// One command, and the trail that may forbid it.
 pub(super) struct Parcel<'a> {

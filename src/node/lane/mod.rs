@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    command::{Answer, Command, End, Trail},
+    command::{Answer, Command},
     failure::Failure,
     lane::{
         batch::{Mail, Parcel, Slot},
@@ -43,6 +43,7 @@ use super::{
     scripts::{Delivery, Passage, Spelling, decode, encode},
     source::Source,
     stranger::Stranger,
+    trail::{End, Trail},
 };
 use crate::{
     host::{background::Background, sync::lock},

@@ -10,7 +10,7 @@ use super::{
     connection::Line,
     wire::Replies,
 };
-use crate::node::{command::End, failure::Failure, presence::Absence, scripts::is_unannounced};
+use crate::node::{failure::Failure, presence::Absence, scripts::is_unannounced, trail::End};
 
 impl Shared {
     /// Learns from the replies how the line is, and gives each parcel its own.

@@ -4,8 +4,9 @@ use std::future::Future;
 
 use super::Shared;
 use crate::node::{
-    command::{Command, Trail},
+    command::Command,
     scripts::{Spelling, encode},
+    trail::Trail,
 };
 
 impl Shared {

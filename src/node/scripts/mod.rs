@@ -5,8 +5,9 @@ use std::{sync::LazyLock, time::Duration};
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value};
 
 use super::{
-    command::{Answer, Command, Released, Sighting, Touch, Trail},
+    command::{Answer, Command, Released, Sighting, Touch},
     message::Message,
+    trail::Trail,
 };
 use crate::types::{attempt_id::AttemptId, token::OwnerToken, validity::millis};
 
