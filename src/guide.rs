@@ -14,7 +14,7 @@
 
 /// Where the chapters' links lead to in the crate's documentation. Of two definitions of a link the first counts:
 /// those at the ends of the files are for readers of the repository.
-macro_rules! links {
+macro_rules! clients {
     () => {
         concat!(
             "[guide]: crate::guide\n",
@@ -37,7 +37,7 @@ macro_rules! links {
 
 macro_rules! chapters {
     ($($name:ident $file:literal)+) => {$(
-        #[doc = links!()]
+        #[doc = clients!()]
         #[doc = ""]
         #[doc = include_str!(concat!("../docs/", $file))]
         pub mod $name {}

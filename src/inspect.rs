@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use crate::{
     keeper::Keeper,
-    node::{Answer, Command, Sighting, Trail},
+    node::{Answer, Command, KeyState, SendLog},
     types::{
         attempt_id::AttemptId,
         error::{Error, NodeError, Result},
@@ -94,13 +94,13 @@ impl LockStatus {
 #[derive(Clone, Debug)]
 pub struct NodeVote {
     node: String,
-    seen: Result<Sighting, NodeError>,
+    seen: Result<KeyState, NodeError>,
     /// The owner token in the value that was seen.
     owner_token: Option<OwnerToken>,
 }
 
 impl NodeVote {
-    fn new(node: String, seen: Result<Sighting, NodeError>) -> Self {
+    fn new(node: String, seen: Result<KeyState, NodeError>) -> Self {
         let value = seen.as_ref().ok().and_then(|seen| seen.value.as_ref());
         let owner_token = value.map(|value| value.left_by().unwrap_or_else(|| value.clone()));
         Self { node, seen, owner_token }
@@ -180,21 +180,21 @@ pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> 
     let key = keeper.key(key)?;
     keeper.check_runtime()?;
     let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
-    let trail =
-        Trail::new(key.into(), OwnerToken::found(b""), AttemptId::EMPTY, ledger.links.len());
+    let send_log =
+        SendLog::new(key.into(), OwnerToken::found(b""), AttemptId::EMPTY, ledger.clients.len());
     let vote = async |node: usize| {
-        let seen = match ledger.links[node].ask(&trail, Command::Inspect).await {
+        let seen = match ledger.clients[node].ask(&send_log, Command::Inspect).await {
             Ok(Answer::Seen(sighting)) => Ok(sighting),
             Ok(_) => Err(ledger.nodes[node].odd_answer()),
             Err(error) => Err(error),
         };
         NodeVote::new(ledger.nodes[node].name().to_owned(), seen)
     };
-    let votes = join_all((0..ledger.links.len()).map(vote)).await;
+    let votes = join_all((0..ledger.clients.len()).map(vote)).await;
     let errors: Vec<NodeError> = votes.iter().filter_map(|vote| vote.error().cloned()).collect();
     let reached = votes.len() - errors.len();
     if reached < quorum {
-        let key = trail.key.name.to_string();
+        let key = send_log.key.name.to_string();
         return Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors, unheard: 0 });
     }
     Ok(LockStatus { holder: holder(&votes, quorum), votes })
@@ -204,10 +204,10 @@ pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> 
 pub(crate) async fn ping(keeper: &Keeper) -> Vec<NodeHealth> {
     let ledger = &keeper.ledger;
     let health = async |node: usize| {
-        let round_trip = ledger.links[node].ping().await;
+        let round_trip = ledger.clients[node].ping().await;
         NodeHealth { name: ledger.nodes[node].name().to_owned(), round_trip }
     };
-    join_all((0..ledger.links.len()).map(health)).await
+    join_all((0..ledger.clients.len()).map(health)).await
 }
 
 /// Who holds the lock on a majority of nodes.

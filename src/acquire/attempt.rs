@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use crate::{
     acquire::{
         election::Election,
-        spec::{Opening, Refusal, Wish},
+        spec::{AskOrder, LockSpec, Refusal},
         take_over::join,
     },
     claim::origin::{Offer, Origin},
-    keeper::{Keeper, armed::Armed, outage::Health},
+    keeper::{Keeper, claim_guard::ClaimGuard, outage::Health},
     types::{attempt_id::AttemptId, error::Result, token::OwnerToken},
 };
 
@@ -19,12 +19,12 @@ use crate::{
 /// lock behind.
 pub(crate) async fn attempt(
     keeper: &Arc<Keeper>,
-    wish: &Wish,
-    opening: Opening,
+    spec: &LockSpec,
+    ask_order: AskOrder,
     until: Option<Instant>,
-) -> Result<Armed, Refusal> {
+) -> Result<ClaimGuard, Refusal> {
     let began = Instant::now();
-    let mut outcome = attempt_by(keeper, wish, opening, until).await;
+    let mut outcome = attempt_by(keeper, spec, ask_order, until).await;
     if let Err(Refusal { health, .. }) = &mut outcome
         && health.is_out()
         && until.is_some_and(|until| until <= Instant::now())
@@ -34,21 +34,21 @@ pub(crate) async fn attempt(
     }
     let answering = &Health::Answering;
     let health = outcome.as_ref().map_or_else(|refusal| &refusal.health, |_| answering);
-    keeper.ledger.waiting.note(&wish.key, began, health);
+    keeper.ledger.waiting.note(&spec.key, began, health);
     outcome
 }
 
 async fn attempt_by(
     keeper: &Arc<Keeper>,
-    wish: &Wish,
-    opening: Opening,
+    spec: &LockSpec,
+    ask_order: AskOrder,
     until: Option<Instant>,
-) -> Result<Armed, Refusal> {
-    let (owner, id) = match &wish.owner {
+) -> Result<ClaimGuard, Refusal> {
+    let (owner, id) = match &spec.owner {
         None => (OwnerToken::random(), AttemptId::EMPTY),
         Some(owner) => {
-            if wish.joins
-                && let Some(armed) = join(keeper, wish, owner, until).await?
+            if spec.joins
+                && let Some(armed) = join(keeper, spec, owner, until).await?
             {
                 return Ok(armed);
             }
@@ -56,7 +56,7 @@ async fn attempt_by(
             (owner.clone(), AttemptId::random())
         }
     };
-    let offer = Offer { origin: Origin::Own, renewal: wish.renewal.clone() };
-    let armed = keeper.arm(wish.key.clone(), owner, id, offer)?;
-    Election::new(wish, armed, until).run(opening).await
+    let offer = Offer { origin: Origin::Own, renewal: spec.renewal.clone() };
+    let armed = keeper.arm(spec.key.clone(), owner, id, offer)?;
+    Election::new(spec, armed, until).run(ask_order).await
 }

@@ -8,13 +8,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::{
     acquire::{
         fencing::{Choice, Report, choose},
-        spec::{Opening, Refusal, Wish},
+        spec::{AskOrder, LockSpec, Refusal},
     },
     claim::Claim,
     host::clock,
     keeper::{
-        armed::Armed,
-        grant::{Answers, Terms, hold},
+        claim_guard::ClaimGuard,
+        grant::{Grant, VoteRound, hold},
         ledger::Ledger,
         outage::Health,
     },
@@ -24,16 +24,16 @@ use crate::{
 
 /// The votes of one attempt.
 pub(super) struct Election<'a> {
-    wish: &'a Wish,
+    spec: &'a LockSpec,
     /// Before the claim, so that its late answers are heard when its release is.
-    answers: Answers,
-    armed: Armed,
+    answers: VoteRound,
+    armed: ClaimGuard,
     claim: Arc<Claim>,
     ledger: Arc<Ledger>,
     quorum: usize,
     proposal: u64,
     began: Instant,
-    opening: Opening,
+    ask_order: AskOrder,
     asked: Vec<bool>,
     reports: Vec<Report>,
     refusals: Vec<Refused>,
@@ -48,20 +48,20 @@ struct Refused {
 }
 
 impl<'a> Election<'a> {
-    pub(super) fn new(wish: &'a Wish, armed: Armed, until: Option<Instant>) -> Self {
+    pub(super) fn new(spec: &'a LockSpec, armed: ClaimGuard, until: Option<Instant>) -> Self {
         let (claim, ledger) = (armed.claim().clone(), armed.keeper().ledger.clone());
-        let answers = Answers::new(armed.keeper().clone(), claim.clone(), wish.ttl, until);
-        let nodes = ledger.links.len();
+        let answers = VoteRound::new(armed.keeper().clone(), claim.clone(), spec.ttl, until);
+        let nodes = ledger.clients.len();
         Self {
             quorum: ledger.quorum(),
-            wish,
+            spec,
             answers,
             armed,
             claim,
             ledger,
             proposal: clock::proposal(),
             began: clock::now(),
-            opening: Opening::AllAtOnce,
+            ask_order: AskOrder::AllAtOnce,
             asked: vec![false; nodes],
             reports: vec![Report::Awaited; nodes],
             refusals: Vec::new(),
@@ -69,8 +69,8 @@ impl<'a> Election<'a> {
         }
     }
 
-    pub(super) async fn run(mut self, opening: Opening) -> Result<Armed, Refusal> {
-        self.opening = opening;
+    pub(super) async fn run(mut self, ask_order: AskOrder) -> Result<ClaimGuard, Refusal> {
+        self.ask_order = ask_order;
         self.open().await?;
         let token = self.agree().await?;
         self.hold(token)
@@ -78,9 +78,9 @@ impl<'a> Election<'a> {
 
     /// Asks the nodes, all of them unless the first refuses.
     async fn open(&mut self) -> Result<(), Refusal> {
-        let order = match self.opening {
-            Opening::AllAtOnce | Opening::Census => Vec::new(),
-            Opening::OneFirst => self.ledger.order_of(&self.wish.key),
+        let order = match self.ask_order {
+            AskOrder::AllAtOnce | AskOrder::Census => Vec::new(),
+            AskOrder::OneFirst => self.ledger.order_of(&self.spec.key),
         };
         for node in order {
             self.ask(&[node]);
@@ -102,7 +102,7 @@ impl<'a> Election<'a> {
     }
 
     fn ask(&mut self, nodes: &[usize]) {
-        let (ttl, sent) = (self.wish.ttl, clock::now());
+        let (ttl, sent) = (self.spec.ttl, clock::now());
         self.claim.expect_until(ttl);
         let acquire = Command::Acquire { ttl, proposal: self.proposal };
         for &node in nodes {
@@ -176,7 +176,7 @@ impl<'a> Election<'a> {
             Ok(answer) => answer,
             Err(error) => return self.errors.push(error),
         };
-        self.claim.note(node, sent, self.wish.ttl, &answer);
+        self.claim.note(node, sent, self.spec.ttl, &answer);
         match answer {
             Answer::Granted { token } | Answer::Ours { token, .. } => {
                 self.reports[node] = Report::Told(token);
@@ -192,10 +192,10 @@ impl<'a> Election<'a> {
     }
 
     /// Turns the votes into a held lock, if there is something left of them.
-    fn hold(mut self, token: u64) -> Result<Armed, Refusal> {
-        let terms = Terms { token, ttl: self.wish.ttl, began: self.began };
-        hold(self.armed.keeper(), &self.claim, terms, &self.wish.caller)?;
-        if !self.claim.trail.id.is_empty() {
+    fn hold(mut self, token: u64) -> Result<ClaimGuard, Refusal> {
+        let terms = Grant { token, ttl: self.spec.ttl, began: self.began };
+        hold(self.armed.keeper(), &self.claim, terms, &self.spec.caller)?;
+        if !self.claim.send_log.id.is_empty() {
             self.mark_held(token);
         }
         Ok(self.armed)
@@ -212,7 +212,7 @@ impl<'a> Election<'a> {
         if let Some(Some(Reply { node, sent, answer: Ok(answer) })) =
             self.answers.round.next().now_or_never()
         {
-            self.claim.note(node, sent, self.wish.ttl, &answer);
+            self.claim.note(node, sent, self.spec.ttl, &answer);
         }
     }
 
@@ -221,7 +221,7 @@ impl<'a> Election<'a> {
         let awaited = self.reports.iter().filter(|report| **report == Report::Awaited).count();
         let needed = self.reports.len() - self.quorum;
         if self.is_contended() {
-            return self.opening != Opening::Census || self.health().is_known();
+            return self.ask_order != AskOrder::Census || self.health().is_known();
         }
         self.refusals.len() + awaited <= needed && self.health().is_known()
     }
@@ -262,7 +262,7 @@ impl<'a> Election<'a> {
         let holder = &self.refusals[0].holder;
         let is_brief = self.refusals.iter().any(|refused| refused.holder != *holder)
             || self.reports.iter().any(|report| report.told().is_some())
-            || self.wish.joins && self.refusals.iter().any(|refused| refused.is_owners);
+            || self.spec.joins && self.refusals.iter().any(|refused| refused.is_owners);
         let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after };
         Refusal { error, is_brief, health: self.health() }
     }

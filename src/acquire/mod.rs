@@ -14,15 +14,15 @@ use tracing::Instrument;
 use crate::{
     acquire::{
         attempt::attempt,
-        spec::{Opening, Refusal, Wish},
+        spec::{AskOrder, LockSpec, Refusal},
     },
     host::clock,
     keeper::{
         Keeper,
-        armed::Armed,
-        ledger::Hearing,
+        claim_guard::ClaimGuard,
+        ledger::Subscriptions,
         outage::Health,
-        queue::{Event, Heed, Holder, News, Place},
+        queue::{Event, LocalHolder, Place, Signals, WakeOn},
     },
     metrics::Acquiring,
     types::{
@@ -40,15 +40,19 @@ pub(crate) struct Limits {
 }
 
 /// Takes the lock, waiting for it in the local queue. Dropping the future leaves no lock behind.
-pub(crate) async fn acquire(keeper: &Arc<Keeper>, wish: Wish, limits: Limits) -> Result<Armed> {
+pub(crate) async fn acquire(
+    keeper: &Arc<Keeper>,
+    spec: LockSpec,
+    limits: Limits,
+) -> Result<ClaimGuard> {
     let mut acquire = Acquire {
         deadline: limits.wait_timeout.and_then(|wait| limits.began.checked_add(wait)),
         record: Acquiring::begin(),
         keeper,
-        wish,
+        spec,
         limits,
         tries: Tries::default(),
-        hearing: None,
+        subscriptions: None,
     };
     let result = acquire.run().await;
     acquire.record.end(result.as_ref().err());
@@ -57,13 +61,13 @@ pub(crate) async fn acquire(keeper: &Arc<Keeper>, wish: Wish, limits: Limits) ->
 
 struct Acquire<'a> {
     keeper: &'a Arc<Keeper>,
-    wish: Wish,
+    spec: LockSpec,
     limits: Limits,
     record: Acquiring,
     deadline: Option<Instant>,
     tries: Tries,
     /// There once it has to wait.
-    hearing: Option<Hearing>,
+    subscriptions: Option<Subscriptions>,
 }
 
 /// What came of the attempts so far.
@@ -75,7 +79,7 @@ struct Tries {
     late: u32,
     /// The looks in vain since a release was heard of, or since the contenders took the votes from one another;
     /// `None` once it has become quiet.
-    stir: Option<u32>,
+    contention: Option<u32>,
     last: Option<Error>,
     /// It stood behind others, so that an attempt of theirs may have told what this one's first would.
     has_stood: bool,
@@ -86,21 +90,21 @@ struct Tries {
 /// How to rest before the next attempt.
 struct Pause {
     until: Instant,
-    heed: Heed,
+    wake_on: WakeOn,
 }
 
 impl Acquire<'_> {
-    async fn run(&mut self) -> Result<Armed> {
+    async fn run(&mut self) -> Result<ClaimGuard> {
         let mut pause = None;
         // Who does not wait does not queue, and an owner who may hold the lock must not queue behind those
         // who wait for it.
-        if self.wish.joins || !self.limits.retry.allows_another(1) {
+        if self.spec.joins || !self.limits.retry.allows_another(1) {
             match self.attempt().await? {
                 Ok(armed) => return Ok(armed),
                 Err(refusal) => pause = Some(self.pause_after(refusal)?),
             }
         }
-        let place = self.keeper.ledger.waiting.stand(&self.wish.key);
+        let place = self.keeper.ledger.waiting.stand(&self.spec.key);
         let mut seen = place.arrival;
         if !place.is_first {
             self.stand(&place).await?;
@@ -113,7 +117,7 @@ impl Acquire<'_> {
             }
             match self.attempt().await? {
                 Ok(armed) => {
-                    place.leave_to(Holder { until: armed.claim().ends(), seen });
+                    place.leave_to(LocalHolder { until: armed.claim().ends(), seen });
                     return Ok(armed);
                 }
                 Err(refusal) => pause = Some(self.pause_after(refusal)?),
@@ -132,32 +136,32 @@ impl Acquire<'_> {
             }
             self.check_patience()?;
         }
-        self.sit_out(place).await;
+        self.wait_behind(place).await;
         self.check_patience()
     }
 
     /// Waits while the one before in the queue holds the lock: there is no use in asking.
-    async fn sit_out(&mut self, place: &Place) {
+    async fn wait_behind(&mut self, place: &Place) {
         let Some(holder) = place.holder() else { return };
         self.tries.asked_all = Some(Instant::now());
         self.listen();
         let look = clock::to_tokio(holder.until).min(Instant::now() + SAFETY_LOOK);
-        let news = Event::News { seen: holder.seen, heed: Heed::Releases };
+        let news = Event::Signals { seen: holder.seen, wake_on: WakeOn::Releases };
         let _in_time = self.until_deadline(pin!(self.rest(place, news, Some(look)))).await;
-        self.stir_since(place, holder.seen);
+        self.contention_since(place, holder.seen);
     }
 
     /// Sleeps until there is news, or for the pause. Fails if a limit came first.
-    async fn sleep(&mut self, place: &Place, seen: News, pause: &Pause) -> Result<()> {
-        let Pause { heed, until } = *pause;
-        let seen = match heed {
+    async fn sleep(&mut self, place: &Place, seen: Signals, pause: &Pause) -> Result<()> {
+        let Pause { wake_on, until } = *pause;
+        let seen = match wake_on {
             // What came back before the attempt was over has been tried.
-            Heed::Recoveries => seen.with_recoveries_of(place.news()),
+            WakeOn::Recoveries => seen.with_recoveries_of(place.news()),
             _ => seen,
         };
-        let rest = self.rest(place, Event::News { seen, heed }, Some(until));
+        let rest = self.rest(place, Event::Signals { seen, wake_on }, Some(until));
         let is_in_time = self.until_deadline(pin!(rest)).await.is_some();
-        self.stir_since(place, seen);
+        self.contention_since(place, seen);
         if is_in_time { self.check_patience() } else { Err(self.timed_out()) }
     }
 
@@ -167,7 +171,7 @@ impl Acquire<'_> {
             let outage = place.outage_began();
             let despair = outage.and_then(|began| self.despair(began));
             let end = until.into_iter().chain(despair).min();
-            let hopes = matches!(event, Event::News { heed: Heed::Recoveries, .. });
+            let hopes = matches!(event, Event::Signals { wake_on: WakeOn::Recoveries, .. });
             tokio::select! {
                 biased;
                 () = place.wait(event, outage) => if place.has_happened(event) { return },
@@ -177,46 +181,48 @@ impl Acquire<'_> {
         }
     }
 
-    fn stir_since(&mut self, place: &Place, seen: News) {
+    fn contention_since(&mut self, place: &Place, seen: Signals) {
         if place.news().has_notice_since(seen) {
-            self.tries.stir = Some(0);
+            self.tries.contention = Some(0);
         }
     }
 
     fn listen(&mut self) {
-        let (ledger, key) = (&self.keeper.ledger, &self.wish.key);
-        self.hearing.get_or_insert_with(|| ledger.listen(key));
+        let (ledger, key) = (&self.keeper.ledger, &self.spec.key);
+        self.subscriptions.get_or_insert_with(|| ledger.listen(key));
     }
 
     /// Makes an attempt that ends in time.
-    async fn attempt(&mut self) -> Result<Result<Armed, Refusal>> {
+    async fn attempt(&mut self) -> Result<Result<ClaimGuard, Refusal>> {
         self.keeper.check_open()?;
-        let (number, opening) = (self.record.attempts + 1, self.opening());
-        if opening == Opening::Census {
+        let (number, ask_order) = (self.record.attempts + 1, self.ask_order());
+        if ask_order == AskOrder::Census {
             self.tries.asked_all = Some(Instant::now());
         }
         let until = self.attempt_ends();
-        let span = tracing::debug_span!("acquire", key = &*self.wish.key.name, attempt = number);
+        let span = tracing::debug_span!("acquire", key = &*self.spec.key.name, attempt = number);
         // Boxed, so that those who only wait take little room.
-        let attempt = Box::pin(attempt(self.keeper, &self.wish, opening, until).instrument(span));
+        let attempt = Box::pin(attempt(self.keeper, &self.spec, ask_order, until).instrument(span));
         Ok(attempt.await)
     }
 
-    fn opening(&self) -> Opening {
+    fn ask_order(&self) -> AskOrder {
         let ledger = &self.keeper.ledger;
         let is_recent = |asked: Instant| asked.elapsed() < HEARSAY;
         match self.record.attempts + 1 {
             // Too few are known to answer: whether that is an outage, all must tell.
-            _ if !ledger.is_majority_up() => Opening::Census,
-            _ if ledger.waiting.outage(&self.wish.key).is_some() => Opening::Census,
+            _ if !ledger.is_majority_up() => AskOrder::Census,
+            _ if ledger.waiting.outage(&self.spec.key).is_some() => AskOrder::Census,
             // Also where one node alone was heard of late: it does not know how the others are. But not right after a
             // release: those who wait in other processes look now too, and would take the votes from one another.
-            _ if self.tries.stir.is_none() && !self.tries.asked_all.is_some_and(is_recent) => {
-                Opening::Census
+            _ if self.tries.contention.is_none()
+                && !self.tries.asked_all.is_some_and(is_recent) =>
+            {
+                AskOrder::Census
             }
             // Now and then again, so that a dead client's leftover on the first node blocks nobody.
-            number if number % 3 == 0 => Opening::Census,
-            _ => Opening::OneFirst,
+            number if number % 3 == 0 => AskOrder::Census,
+            _ => AskOrder::OneFirst,
         }
     }
 
@@ -231,7 +237,7 @@ impl Acquire<'_> {
             deadline => deadline,
         };
         let waiting = &self.keeper.ledger.waiting;
-        let outage = waiting.outage(&self.wish.key).filter(|_| !is_first || self.tries.has_stood);
+        let outage = waiting.outage(&self.spec.key).filter(|_| !is_first || self.tries.has_stood);
         let despair = outage.and_then(|outage| self.despair(outage.began));
         deadline.into_iter().chain(despair).min()
     }
@@ -247,7 +253,7 @@ impl Acquire<'_> {
 
     /// Fails if the outage has outlasted the patience, with what the last round came to.
     fn check_patience(&self) -> Result<()> {
-        let key = &self.wish.key;
+        let key = &self.spec.key;
         let is_over = |began| self.despair(began).is_some_and(|end| end <= Instant::now());
         match self.keeper.ledger.waiting.outage(key) {
             Some(outage) if is_over(outage.began) => Err(outage.shortage.error(&key.name)),
@@ -265,7 +271,7 @@ impl Acquire<'_> {
             return Err(error);
         }
         if !self.limits.retry.allows_another(attempts) {
-            let key = self.wish.key.name.to_string();
+            let key = self.spec.key.name.to_string();
             return Err(Error::RetriesExhausted { key, attempts, source: Box::new(error) });
         }
         if is_unfit || self.tries.late >= MOST_LATE {
@@ -287,13 +293,13 @@ impl Acquire<'_> {
             self.listen();
         }
         let is_limited = self.limits.retry.is_limited();
-        let (pause, heed) = match (is_out, is_limited) {
-            (true, true) => (self.delay(), Heed::Recoveries),
-            (true, false) => (outage_pause(self.tries.outages), Heed::Recoveries),
-            (false, true) => (self.pause(free_in, is_contended), Heed::Notices),
-            (false, false) => (self.pause(free_in, is_contended), Heed::Doubts),
+        let (pause, wake_on) = match (is_out, is_limited) {
+            (true, true) => (self.delay(), WakeOn::Recoveries),
+            (true, false) => (outage_pause(self.tries.outages), WakeOn::Recoveries),
+            (false, true) => (self.pause(free_in, is_contended), WakeOn::Notices),
+            (false, false) => (self.pause(free_in, is_contended), WakeOn::Doubts),
         };
-        Ok(Pause { until: Instant::now() + pause, heed })
+        Ok(Pause { until: Instant::now() + pause, wake_on })
     }
 
     /// Counts an attempt that failed. Returns why: that one node has the lock held by another does not hide that the
@@ -309,8 +315,9 @@ impl Acquire<'_> {
         };
         let is_late = matches!(error, Error::ValidityExpired { .. });
         tries.late = if is_late { tries.late + 1 } else { 0 };
-        tries.stir = if is_brief { Some(tries.stir.unwrap_or(0)) } else { tries.stir };
-        let (key, attempt) = (&*self.wish.key.name, record.attempts);
+        tries.contention =
+            if is_brief { Some(tries.contention.unwrap_or(0)) } else { tries.contention };
+        let (key, attempt) = (&*self.spec.key.name, record.attempts);
         tracing::debug!(key, attempt, %error, "attempt failed");
         match health {
             Health::Out(shortage) => shortage.error(key),
@@ -326,11 +333,11 @@ impl Acquire<'_> {
     /// How long to sleep if no notice comes.
     fn pause(&mut self, free_in: Option<Duration>, is_contended: bool) -> Duration {
         let delay = self.delay();
-        let is_heard = self.hearing.as_ref().is_some_and(Hearing::is_sure);
+        let is_heard = self.subscriptions.as_ref().is_some_and(Subscriptions::is_sure);
         let follows_delay = self.limits.retry.is_limited() || !is_contended;
-        let stirred = if follows_delay { None } else { self.stirred() };
-        let pause = match stirred {
-            Some(stirred) => stirred,
+        let contended_pause = if follows_delay { None } else { self.contended_pause() };
+        let pause = match contended_pause {
+            Some(contended_pause) => contended_pause,
             None if is_heard && !follows_delay => SAFETY_LOOK + below(SAFETY_JITTER),
             None => delay,
         };
@@ -340,11 +347,11 @@ impl Acquire<'_> {
 
     /// The pause after a look in vain while others are at it: the next may be refused by a claim that comes to
     /// nothing, of whose end nobody hears. Full jitter, from about two round trips on, growing.
-    fn stirred(&mut self) -> Option<Duration> {
-        let looks = self.tries.stir?;
-        let most = FIRST_STIR.saturating_mul(2_u32.saturating_pow(looks));
-        self.tries.stir = Some(looks + 1).filter(|_| most < SAFETY_LOOK);
-        Some(SHORTEST_STIR + below(most.min(SAFETY_LOOK)))
+    fn contended_pause(&mut self) -> Option<Duration> {
+        let looks = self.tries.contention?;
+        let most = FIRST_CONTENTION.saturating_mul(2_u32.saturating_pow(looks));
+        self.tries.contention = Some(looks + 1).filter(|_| most < SAFETY_LOOK);
+        Some(SHORTEST_CONTENTION + below(most.min(SAFETY_LOOK)))
     }
 
     /// Awaits `event` until the deadline. `None`: the deadline came first.
@@ -360,7 +367,7 @@ impl Acquire<'_> {
     #[expect(clippy::expect_used, reason = "a deadline ends no acquire before its first attempt")]
     fn timed_out(&mut self) -> Error {
         Error::WaitTimeout {
-            key: self.wish.key.name.to_string(),
+            key: self.spec.key.name.to_string(),
             attempts: self.record.attempts,
             waited: self.limits.began.elapsed(),
             source: Box::new(self.tries.last.take().expect("an attempt was made and failed")),
@@ -391,7 +398,7 @@ const SAFETY_JITTER: Duration = Duration::from_millis(400);
 /// Redis counts in whole milliseconds.
 const EXPIRED: Duration = Duration::from_millis(1);
 const EXPIRY_JITTER: Duration = Duration::from_millis(5);
-const SHORTEST_STIR: Duration = Duration::from_millis(1);
-const FIRST_STIR: Duration = Duration::from_millis(2);
+const SHORTEST_CONTENTION: Duration = Duration::from_millis(1);
+const FIRST_CONTENTION: Duration = Duration::from_millis(2);
 /// A timer set for later than this would overflow; nobody waits so long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What is to be locked, and how.
-pub(crate) struct Wish {
+pub(crate) struct LockSpec {
     pub(crate) key: Arc<Key>,
     pub(crate) ttl: Duration,
     /// The owner token that the caller chose.
@@ -25,7 +25,7 @@ pub(crate) struct Wish {
 
 /// How an attempt begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Opening {
+pub(crate) enum AskOrder {
     /// All nodes are asked at once: one round trip if nobody else is at it.
     AllAtOnce,
     /// The same, and it is found out whether a majority answers: with an even number of nodes, fewer refusals rule

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::{
-    acquire::spec::{Refusal, Wish},
+    acquire::spec::{LockSpec, Refusal},
     claim::{
         Claim,
         origin::{Offer, Origin},
@@ -14,11 +14,11 @@ use crate::{
     host::clock,
     keeper::{
         Keeper,
-        armed::Armed,
-        grant::{Terms, hold},
+        claim_guard::ClaimGuard,
+        grant::{Grant, hold},
     },
     node::{
-        Answer, Command, Sighting, Touch, Trail,
+        Answer, Command, KeyState, SendLog, Touch,
         round::{Reply, Round},
     },
     types::{
@@ -57,18 +57,18 @@ async fn look(
     until: Option<Instant>,
 ) -> Result<Option<Seen>> {
     let (ledger, quorum, nodes) =
-        (&keeper.ledger, keeper.ledger.quorum(), keeper.ledger.links.len());
-    let trail = Arc::new(Trail::new(key.clone(), owner.clone(), AttemptId::EMPTY, nodes));
+        (&keeper.ledger, keeper.ledger.quorum(), keeper.ledger.clients.len());
+    let send_log = Arc::new(SendLog::new(key.clone(), owner.clone(), AttemptId::EMPTY, nodes));
     let (mut round, sent) = (Round::until(until), clock::now());
     for node in 0..nodes {
-        let (ledger, trail) = (ledger.clone(), trail.clone());
-        let look = async move { ledger.links[node].ask(&trail, Command::Inspect).await };
+        let (ledger, send_log) = (ledger.clone(), send_log.clone());
+        let look = async move { ledger.clients[node].ask(&send_log, Command::Inspect).await };
         round.push(node, sent, look);
     }
     let (mut ours, mut answers, mut silent) = (Vec::new(), 0, Silent::all(keeper));
     while let Some(Reply { node, answer, .. }) = round.next().await {
         silent.has_spoken(node, answer.as_ref().err());
-        let Ok(Answer::Seen(Sighting { value, token, id, is_held, .. })) = answer else { continue };
+        let Ok(Answer::Seen(KeyState { value, token, id, is_held, .. })) = answer else { continue };
         answers += 1;
         if value.as_ref() == Some(owner) {
             ours.push(Seen { token, id, is_held });
@@ -112,7 +112,7 @@ struct Silent {
 
 impl Silent {
     fn all(keeper: &Keeper) -> Self {
-        Self { nodes: (0..keeper.ledger.links.len()).collect(), errors: Vec::new() }
+        Self { nodes: (0..keeper.ledger.clients.len()).collect(), errors: Vec::new() }
     }
 
     fn has_spoken(&mut self, node: usize, error: Option<&NodeError>) {
@@ -135,11 +135,11 @@ impl Silent {
 /// enough to tell. The attempt of a random owner is not marked: somebody else uses its text, and knows what he does.
 pub(crate) async fn join(
     keeper: &Arc<Keeper>,
-    wish: &Wish,
+    spec: &LockSpec,
     owner: &OwnerToken,
     until: Option<Instant>,
-) -> Result<Option<Armed>, Refusal> {
-    let seen = match look(keeper, &wish.key, owner, until).await {
+) -> Result<Option<ClaimGuard>, Refusal> {
+    let seen = match look(keeper, &spec.key, owner, until).await {
         Ok(seen) => seen.filter(|seen| seen.is_held || seen.id.is_empty()),
         Err(error) if until.is_some_and(|until| until <= Instant::now()) => {
             return Err(error.into());
@@ -147,14 +147,14 @@ pub(crate) async fn join(
         // The attempt that follows tells what is wrong with the nodes.
         Err(_) => None,
     };
-    let is_ending = |id| keeper.ledger.is_being_released(&wish.key, owner, id);
+    let is_ending = |id| keeper.ledger.is_being_released(&spec.key, owner, id);
     let Some(Seen { token, id, .. }) = seen.filter(|seen| !is_ending(seen.id)) else {
         return Ok(None);
     };
-    let offer = Offer { origin: Origin::Adopted, renewal: wish.renewal.clone() };
-    let armed = keeper.arm(wish.key.clone(), owner.clone(), id, offer)?;
-    let terms = Terms { token, ttl: wish.ttl, began: clock::now() };
-    match adopt(armed, terms, &wish.caller, until).await {
+    let offer = Offer { origin: Origin::Adopted, renewal: spec.renewal.clone() };
+    let armed = keeper.arm(spec.key.clone(), owner.clone(), id, offer)?;
+    let terms = Grant { token, ttl: spec.ttl, began: clock::now() };
+    match adopt(armed, terms, &spec.caller, until).await {
         Ok(armed) => Ok(Some(armed)),
         Err(Error::NotHeld { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -162,7 +162,7 @@ pub(crate) async fn join(
 }
 
 /// Takes a ticket's lock over.
-pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<Armed> {
+pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<ClaimGuard> {
     let LockTicket { key, owner_token, fencing_token, ttl, attempt } = ticket;
     let key = Arc::new(keeper.key(key)?);
     keeper.settings.check_ttl(ttl)?;
@@ -174,7 +174,7 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<A
         Some(attempt) => attempt,
         None => attempt_of(keeper, &key, &owner_token, token).await?,
     };
-    let terms = Terms { token, ttl, began: clock::now() };
+    let terms = Grant { token, ttl, began: clock::now() };
     let offer = Offer { origin: Origin::Adopted, renewal: None };
     let armed = keeper.arm(key, owner_token, attempt, offer)?;
     adopt(armed, terms, &Span::current(), None).await
@@ -184,7 +184,12 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<A
 /// holds it. Owner and attempt alone prove nothing: another may have held the lock since.
 ///
 /// Whatever happens before, nothing is undone: the lock may be another guard's.
-async fn adopt(armed: Armed, terms: Terms, caller: &Span, until: Option<Instant>) -> Result<Armed> {
+async fn adopt(
+    armed: ClaimGuard,
+    terms: Grant,
+    caller: &Span,
+    until: Option<Instant>,
+) -> Result<ClaimGuard> {
     let (keeper, claim) = (armed.keeper().clone(), armed.claim().clone());
     let (token, ttl) = (terms.token, terms.ttl);
     let mut proof = Proof::begin(&keeper, &claim, token, ttl, until);
@@ -219,7 +224,7 @@ impl Proof {
         ttl: Duration,
         until: Option<Instant>,
     ) -> Self {
-        let (ledger, nodes) = (&keeper.ledger, keeper.ledger.links.len());
+        let (ledger, nodes) = (&keeper.ledger, keeper.ledger.clients.len());
         claim.expect_until(ttl);
         let (mut round, sent) = (Round::until(until), clock::now());
         for node in 0..nodes {

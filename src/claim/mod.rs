@@ -24,7 +24,7 @@ pub(crate) use self::{hold::Extension, verdict::Release};
 use crate::{
     claim::origin::{Offer, Origin, Renewal},
     host::{clock, sync::lock},
-    node::{Answer, Command, Touch, Trail, tally::Shortage},
+    node::{Answer, Command, SendLog, Touch, tally::Shortage},
     types::{
         error::{LossReason, Result},
         token::FencingToken,
@@ -36,7 +36,7 @@ use crate::{
 pub(crate) struct Claim {
     /// The claim's place in the keeper's ledger.
     pub(crate) id: u64,
-    pub(crate) trail: Trail,
+    pub(crate) send_log: SendLog,
     pub(crate) origin: Origin,
     /// There once the lock is to be renewed.
     renewal: OnceLock<Renewal>,
@@ -62,8 +62,8 @@ struct State {
 }
 
 impl Claim {
-    pub(crate) fn new(id: u64, trail: Trail, drift: ClockDrift, offer: Offer) -> Self {
-        let (nodes, Offer { origin, renewal }) = (trail.nodes(), offer);
+    pub(crate) fn new(id: u64, send_log: SendLog, drift: ClockDrift, offer: Offer) -> Self {
+        let (nodes, Offer { origin, renewal }) = (send_log.nodes(), offer);
         let state = State {
             votes: vec![Vote::default(); nodes].into(),
             held: None,
@@ -75,7 +75,7 @@ impl Claim {
         };
         Self {
             id,
-            trail,
+            send_log,
             origin,
             renewal: renewal.map(OnceLock::from).unwrap_or_default(),
             quorum: quorum(nodes),
@@ -86,7 +86,7 @@ impl Claim {
     }
 
     pub(crate) fn key(&self) -> &str {
-        &self.trail.key.name
+        &self.send_log.key.name
     }
 
     /// Notes that a command which may give the key `ttl` to live is about to be sent.
@@ -139,14 +139,14 @@ impl Claim {
     /// never released behind its guard's back, and a counter that moved then says nothing.
     fn relies_on(&self, state: &State, counter: u64) -> bool {
         let token = state.held.as_ref().map(|held| held.token);
-        self.trail.id.is_empty() || token.is_none_or(|token| token == counter)
+        self.send_log.id.is_empty() || token.is_none_or(|token| token == counter)
     }
 
     /// Takes back the votes of nodes whose connection broke since: they may have restarted without memory.
     pub(crate) fn void_cut_off(&self) -> Vec<usize> {
         let mut state = lock(&self.state);
         let is_void =
-            |&node: &usize| state.votes[node].until.is_some() && self.trail.is_cut_off(node);
+            |&node: &usize| state.votes[node].until.is_some() && self.send_log.is_cut_off(node);
         let void: Vec<usize> = (0..state.votes.len()).filter(is_void).collect();
         void.iter().for_each(|&node| state.votes[node].until = None);
         void
@@ -156,7 +156,7 @@ impl Claim {
     pub(crate) fn hold(&self, token: u64, ttl: Duration, span: Span) -> bool {
         let mut state = lock(&self.state);
         let since = clock::now();
-        if !self.trail.id.is_empty() {
+        if !self.send_log.id.is_empty() {
             state.votes.iter_mut().for_each(|vote| vote.count_beside(token));
         }
         let supported = state.supported(self.quorum).filter(|until| *until > since);
@@ -364,7 +364,7 @@ impl fmt::Debug for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Claim")
             .field("key", &self.key())
-            .field("owner_token", &self.trail.owner)
+            .field("owner_token", &self.send_log.owner)
             .finish_non_exhaustive()
     }
 }

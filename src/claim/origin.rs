@@ -32,13 +32,13 @@ pub(crate) struct Renewal {
     pub(crate) every: Option<Duration>,
     /// How long the lock may be held by being renewed.
     pub(crate) max_hold: Option<Duration>,
-    pub(crate) on_event: Option<Listener>,
+    pub(crate) on_event: Option<OnRenewal>,
     /// By how much of its last tenth an interval is shortened, so that locks taken together spread out.
     lead: f64,
 }
 
 /// What is called at each event of a renewed lock.
-pub(crate) type Listener = Arc<dyn Fn(&RenewalEvent) + Send + Sync>;
+pub(crate) type OnRenewal = Arc<dyn Fn(&RenewalEvent) + Send + Sync>;
 
 impl Renewal {
     pub(crate) fn new() -> Self {

@@ -11,9 +11,9 @@ use crate::types::{attempt_id::AttemptId, error::NodeError, key::Key, token::Own
 /// What may be locked on three nodes, with a drift of a second.
 fn claim(id: AttemptId) -> Claim {
     let key = Key::new("", "k".to_owned()).unwrap();
-    let trail = Trail::new(Arc::new(key), OwnerToken::random(), id, 3);
+    let send_log = SendLog::new(Arc::new(key), OwnerToken::random(), id, 3);
     let offer = Offer { origin: Origin::Own, renewal: None };
-    Claim::new(1, trail, ClockDrift::new(0.0, SECOND), offer)
+    Claim::new(1, send_log, ClockDrift::new(0.0, SECOND), offer)
 }
 
 /// A claim that the first two nodes have granted under the fencing token 7.

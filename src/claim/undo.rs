@@ -16,7 +16,7 @@ use crate::{
 impl Claim {
     /// Ends everything but the release: from here on nothing else is sent.
     pub(crate) fn withdraw(&self) {
-        self.trail.withdraw();
+        self.send_log.withdraw();
         let mut state = lock(&self.state);
         if state.release.is_none() {
             let was_held = state.held.is_some();
@@ -40,9 +40,9 @@ impl Claim {
     /// Whether a node may hold a key that this claim must delete.
     fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
         let is_ours = was_held || self.origin == Origin::Own;
-        let is_clear = vote.is_refusal() && self.trail.is_answered(node);
+        let is_clear = vote.is_refusal() && self.send_log.is_answered(node);
         // A lock that was taken over may also lie where this claim never got through.
-        let may_hold = self.trail.may_hold(node) || self.origin == Origin::Adopted;
+        let may_hold = self.send_log.may_hold(node) || self.origin == Origin::Adopted;
         is_ours && !is_clear && may_hold
     }
 
@@ -94,7 +94,7 @@ mod tests {
         LockManager, Node,
         claim::origin::Offer,
         keeper::ledger::Ledger,
-        node::Trail,
+        node::SendLog,
         types::{attempt_id::AttemptId, key::Key, token::OwnerToken, validity::ClockDrift},
     };
 
@@ -106,14 +106,14 @@ mod tests {
 
     fn claim(origin: Origin) -> Claim {
         let key = Key::new("", "k".to_owned()).unwrap();
-        let trail = Trail::new(Arc::new(key), OwnerToken::random(), AttemptId::EMPTY, 3);
+        let send_log = SendLog::new(Arc::new(key), OwnerToken::random(), AttemptId::EMPTY, 3);
         let drift = ClockDrift::new(0.0, SECOND);
-        Claim::new(1, trail, drift, Offer { origin, renewal: None })
+        Claim::new(1, send_log, drift, Offer { origin, renewal: None })
     }
 
     async fn ask(ledger: &Ledger, claim: &Claim, node: usize) {
         let acquire = Command::Acquire { ttl: TTL, proposal: 7 };
-        let answer = ledger.links[node].ask(&claim.trail, acquire).await.unwrap();
+        let answer = ledger.clients[node].ask(&claim.send_log, acquire).await.unwrap();
         claim.note(node, clock::now(), TTL, &answer);
     }
 

@@ -55,10 +55,10 @@ pub(crate) async fn extend_once(
     let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
     let touch = claim.touch(ttl, Touch::Extend);
     let (mut round, sent) = (Round::new(), clock::now());
-    for node in 0..ledger.links.len() {
+    for node in 0..ledger.clients.len() {
         round.push(node, sent, ledger.ask(node, claim, touch));
     }
-    let (mut tally, mut confirmed) = (Tally::new(ledger.links.len()), 0);
+    let (mut tally, mut confirmed) = (Tally::new(ledger.clients.len()), 0);
     while let Some(Reply { node, sent, answer }) = round.next().await {
         if let Some(answer) = tally.note(node, answer) {
             confirmed += usize::from(claim.note(node, sent, ttl, &answer));

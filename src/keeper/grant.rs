@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What a lock is held on.
-pub(crate) struct Terms {
+pub(crate) struct Grant {
     pub(crate) token: u64,
     pub(crate) ttl: Duration,
     /// When its votes began to be asked for.
@@ -28,7 +28,7 @@ pub(crate) struct Terms {
 pub(crate) fn hold(
     keeper: &Arc<Keeper>,
     claim: &Arc<Claim>,
-    Terms { token, ttl, began }: Terms,
+    Grant { token, ttl, began }: Grant,
     caller: &Span,
 ) -> Result<()> {
     let key = claim.key();
@@ -45,14 +45,14 @@ pub(crate) fn hold(
 
 /// The answers to an attempt. Those that come when the lock is held are noted all the same, since they tell where it
 /// lies.
-pub(crate) struct Answers {
+pub(crate) struct VoteRound {
     pub(crate) round: Round<Result<Answer, NodeError>>,
     keeper: Arc<Keeper>,
     claim: Arc<Claim>,
     ttl: Duration,
 }
 
-impl Answers {
+impl VoteRound {
     pub(crate) fn new(
         keeper: Arc<Keeper>,
         claim: Arc<Claim>,
@@ -63,7 +63,7 @@ impl Answers {
     }
 }
 
-impl Drop for Answers {
+impl Drop for VoteRound {
     fn drop(&mut self) {
         // Owner and attempt alone tell what a claim that was never held must release.
         if self.claim.was_held() && !self.round.is_over() {

@@ -17,8 +17,11 @@ use tokio::{sync::Notify, time::sleep};
 use crate::{
     claim::{Claim, Release},
     host::{background::Background, clock, sync::lock},
-    keeper::queue::Waiting,
-    node::{Answer, Command, Hear, Link, Listening, Node, Notice, Recovered, round::Round},
+    keeper::queue::Queues,
+    node::{
+        Answer, Command, Node, NodeClient, NodeSubscription, Notice, OnNotice, Recovered,
+        round::Round,
+    },
     types::{
         attempt_id::AttemptId, error::NodeError, key::Key, retry::below, settings::Settings,
         token::OwnerToken, validity::quorum,
@@ -28,7 +31,7 @@ use crate::{
 /// What a manager, its guards and its background task know in common.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    pub(crate) links: Box<[Link]>,
+    pub(crate) clients: Box<[NodeClient]>,
     pub(crate) nodes: Box<[Node]>,
     release_timeout: Duration,
     background: Background,
@@ -38,19 +41,19 @@ pub(crate) struct Ledger {
     /// Notified when a claim is settled after the manager was closed.
     changed: Notify,
     /// Who waits for what in this process.
-    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) waiting: Arc<Queues>,
 }
 
 impl Ledger {
     pub(crate) fn new(nodes: Vec<Node>, settings: &Settings) -> Arc<Self> {
         Arc::new_cyclic(|ledger| {
-            let hear = hear_for(ledger.clone());
+            let on_notice = on_notice_for(ledger.clone());
             let recovered = recovered_for(ledger.clone());
             let link = |(index, node): (usize, &Node)| {
-                node.link(index, settings, hear.clone(), recovered.clone())
+                node.link(index, settings, on_notice.clone(), recovered.clone())
             };
             Self {
-                links: nodes.iter().enumerate().map(link).collect(),
+                clients: nodes.iter().enumerate().map(link).collect(),
                 nodes: nodes.into(),
                 release_timeout: settings.release_timeout,
                 background: settings.background.clone(),
@@ -64,7 +67,7 @@ impl Ledger {
     }
 
     pub(crate) fn quorum(&self) -> usize {
-        quorum(self.links.len())
+        quorum(self.clients.len())
     }
 
     /// The number of the next claim to be entered.
@@ -80,7 +83,7 @@ impl Ledger {
         self.is_closed.store(true, Ordering::SeqCst);
         self.waiting.close();
         // Nobody waits any more.
-        self.links.iter().for_each(Link::hear_no_more);
+        self.clients.iter().for_each(NodeClient::hear_no_more);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -107,7 +110,7 @@ impl Ledger {
     /// The claim of this id, if it was not withdrawn.
     pub(crate) fn get_live(&self, id: u64) -> Option<Arc<Claim>> {
         let claim = lock(&self.claims).get(&id).cloned();
-        claim.filter(|claim| !claim.trail.is_withdrawn())
+        claim.filter(|claim| !claim.send_log.is_withdrawn())
     }
 
     /// Asks a node something about a claim. The call belongs to nobody, so that it can outlive its caller.
@@ -118,33 +121,34 @@ impl Ledger {
         command: Command,
     ) -> impl Future<Output = Result<Answer, NodeError>> + Send + use<> {
         let (ledger, claim) = (self.clone(), claim.clone());
-        self.background.time(async move { ledger.links[node].ask(&claim.trail, command).await })
+        self.background
+            .time(async move { ledger.clients[node].ask(&claim.send_log, command).await })
     }
 
     /// The nodes in an order that is the key's own: the same in every process, another for most other keys.
     /// Those that cannot be reached at this moment come last.
     pub(crate) fn order_of(&self, key: &Key) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
-        let rank = |&node: &usize| (!self.links[node].is_up(), key.rank(self.nodes[node].name()));
+        let rank = |&node: &usize| (!self.clients[node].is_up(), key.rank(self.nodes[node].name()));
         order.sort_by_cached_key(rank);
         order
     }
 
     /// Whether a majority of nodes can be asked without connecting first.
     pub(crate) fn is_majority_up(&self) -> bool {
-        self.links.iter().filter(|link| link.is_up()).count() >= self.quorum()
+        self.clients.iter().filter(|link| link.is_up()).count() >= self.quorum()
     }
 
     /// Opens connections to the nodes that have none as soon as it is time for the next, as long as this is awaited.
     pub(crate) async fn mend(&self) -> Infallible {
-        join_all(self.links.iter().map(Link::mend)).await;
+        join_all(self.clients.iter().map(NodeClient::mend)).await;
         pending().await
     }
 
     /// Listens for the releases of a key at every node, as long as the returned value lives.
-    pub(crate) fn listen(&self, key: &Arc<Key>) -> Hearing {
-        let listening = self.links.iter().filter_map(|link| link.listen(key)).collect();
-        Hearing { listening, needed: self.quorum() }
+    pub(crate) fn listen(&self, key: &Arc<Key>) -> Subscriptions {
+        let listening = self.clients.iter().filter_map(|link| link.listen(key)).collect();
+        Subscriptions { listening, needed: self.quorum() }
     }
 
     /// Takes a claim that is settled off the ledger.
@@ -166,9 +170,10 @@ impl Ledger {
     /// Whether a lock is being released here, so that nobody must share it: it is about to end for all.
     pub(crate) fn is_being_released(&self, key: &Key, owner: &OwnerToken, id: AttemptId) -> bool {
         lock(&self.claims).values().any(|claim| {
-            let trail = &claim.trail;
-            let is_same = trail.key.name == key.name && trail.owner == *owner && trail.id == id;
-            is_same && trail.is_withdrawn()
+            let send_log = &claim.send_log;
+            let is_same =
+                send_log.key.name == key.name && send_log.owner == *owner && send_log.id == id;
+            is_same && send_log.is_withdrawn()
         })
     }
 
@@ -251,12 +256,12 @@ impl Ledger {
 }
 
 /// Somebody listens for the releases of a key.
-pub(crate) struct Hearing {
-    listening: Vec<Listening>,
+pub(crate) struct Subscriptions {
+    listening: Vec<NodeSubscription>,
     needed: usize,
 }
 
-impl Hearing {
+impl Subscriptions {
     /// Whether a release is sure to be heard: it reaches a majority, and a majority is listened to.
     pub(crate) fn is_sure(&self) -> bool {
         let heard = self.listening.iter().filter(|listening| listening.is_heard());
@@ -265,7 +270,7 @@ impl Hearing {
 }
 
 /// Passes the nodes' notices on to those who wait.
-fn hear_for(ledger: Weak<Ledger>) -> Hear {
+fn on_notice_for(ledger: Weak<Ledger>) -> OnNotice {
     Arc::new(move |node, key, notice| {
         let Some(ledger) = ledger.upgrade() else { return };
         match notice {

@@ -1,6 +1,6 @@
 //! The keeper: the one background task of a manager, which releases and renews.
 
-pub(crate) mod armed;
+pub(crate) mod claim_guard;
 pub(crate) mod extend;
 pub(crate) mod grant;
 pub(crate) mod ledger;
@@ -108,7 +108,7 @@ impl Keeper {
     pub(crate) async fn close(self: &Arc<Self>) -> usize {
         let ledger = &self.ledger;
         ledger.close();
-        for claim in ledger.open().iter().filter(|claim| !claim.trail.is_withdrawn()) {
+        for claim in ledger.open().iter().filter(|claim| !claim.send_log.is_withdrawn()) {
             claim.lose(LossReason::Closed);
             renewal::tell_loss(claim, None);
         }
@@ -204,7 +204,7 @@ impl Keeper {
 
     /// What a task that starts anew has to do.
     fn left_over(&self) -> Vec<Work> {
-        let work = |claim: Arc<Claim>| match claim.trail.is_withdrawn() {
+        let work = |claim: Arc<Claim>| match claim.send_log.is_withdrawn() {
             true => Some(Work::Release(claim)),
             false if claim.renewal().is_some() && claim.was_held() => Some(Work::Watch(claim)),
             false => None,

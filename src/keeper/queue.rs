@@ -1,4 +1,4 @@
-//! Waiting: this process' waiters for a key stand in a queue, and only its head asks the nodes.
+//! Queues: this process' waiters for a key stand in a queue, and only its head asks the nodes.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,7 +16,7 @@ use crate::{
 
 /// The queues of a manager, one for each key that somebody waits for.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
+pub(crate) struct Queues {
     state: Mutex<State>,
 }
 
@@ -31,26 +31,26 @@ struct State {
 #[derive(Debug, Default)]
 struct Queue {
     /// Who waits, in the order of arrival.
-    seats: VecDeque<Seat>,
-    next_seat: u64,
-    news: News,
+    waiters: VecDeque<Waiter>,
+    next_waiter: u64,
+    news: Signals,
     /// The fencing token of the lock that was released last.
     released: Option<u64>,
     /// Somebody of this queue holds the lock.
-    holder: Option<Holder>,
+    holder: Option<LocalHolder>,
     /// The same as the manager's, but only rounds for this key end it: a cluster may be without some of its keys.
     outage: Option<Outage>,
 }
 
-impl News {
-    fn is_worth_a_look(self, seen: Self, heed: Heed) -> bool {
+impl Signals {
+    fn is_worth_a_look(self, seen: Self, wake_on: WakeOn) -> bool {
         let is_notice = self.notices > seen.notices;
         let is_doubt = self.doubts > seen.doubts;
-        match heed {
-            Heed::Notices => is_notice,
-            Heed::Doubts => is_notice || is_doubt,
-            Heed::Releases => self.releases > seen.releases || is_doubt,
-            Heed::Recoveries => is_notice || self.recoveries > seen.recoveries,
+        match wake_on {
+            WakeOn::Notices => is_notice,
+            WakeOn::Doubts => is_notice || is_doubt,
+            WakeOn::Releases => self.releases > seen.releases || is_doubt,
+            WakeOn::Recoveries => is_notice || self.recoveries > seen.recoveries,
         }
     }
 
@@ -66,14 +66,14 @@ impl News {
 
 /// A waiter's number, and what wakes it.
 #[derive(Debug)]
-struct Seat {
+struct Waiter {
     number: u64,
-    bell: Arc<Notify>,
+    wakeup: Arc<Notify>,
 }
 
 /// How much was heard of a key so far: whoever keeps a copy can tell whether there is more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct News {
+pub(crate) struct Signals {
     /// Locks that were released.
     releases: u64,
     /// Notices worth a look: one release may be told by several nodes.
@@ -86,7 +86,7 @@ pub(crate) struct News {
 
 /// What a waiter looks again for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heed {
+pub(crate) enum WakeOn {
     /// Notices alone: whoever counts attempts makes none for a mere doubt.
     Notices,
     /// Also the doubt that something was missed.
@@ -102,32 +102,32 @@ pub(crate) enum Heed {
 pub(crate) enum Event {
     /// To be the head of the queue.
     Turn,
-    /// News that was not seen and is worth a look.
-    News { seen: News, heed: Heed },
+    /// Signals that were not seen and is worth a look.
+    Signals { seen: Signals, wake_on: WakeOn },
 }
 
 /// What is known of the lock's holder.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Holder {
+pub(crate) struct LocalHolder {
     /// When its lock ends at the latest, if nobody extends it.
     pub(crate) until: Instant,
     /// What had been heard when it took the lock.
-    pub(crate) seen: News,
+    pub(crate) seen: Signals,
 }
 
-impl Waiting {
+impl Queues {
     /// Takes a place at the end of the queue for `key`.
     pub(crate) fn stand(self: &Arc<Self>, key: &Key) -> Place {
-        let (key, bell) = (key.name.clone(), Arc::new(Notify::new()));
+        let (key, wakeup) = (key.name.clone(), Arc::new(Notify::new()));
         let mut state = lock(&self.state);
         let queue = state.queues.entry(key.clone()).or_default();
-        let (seat, arrival) = (queue.next_seat, queue.news);
-        let is_first = queue.seats.is_empty();
-        queue.next_seat += 1;
-        queue.seats.push_back(Seat { number: seat, bell: bell.clone() });
+        let (waiter, arrival) = (queue.next_waiter, queue.news);
+        let is_first = queue.waiters.is_empty();
+        queue.next_waiter += 1;
+        queue.waiters.push_back(Waiter { number: waiter, wakeup: wakeup.clone() });
         metrics::waiters(1.0);
         drop(state);
-        Place { waiting: self.clone(), key, seat, bell, is_first, arrival }
+        Place { waiting: self.clone(), key, waiter, wakeup, is_first, arrival }
     }
 
     /// Notes that the lock with this fencing token was released, and wakes the head of the queue: for the first
@@ -235,8 +235,8 @@ impl State {
             return true;
         };
         match event {
-            Event::Turn => queue.head() == Some(place.seat),
-            Event::News { seen, heed } => queue.news.is_worth_a_look(seen, heed),
+            Event::Turn => queue.head() == Some(place.waiter),
+            Event::Signals { seen, wake_on } => queue.news.is_worth_a_look(seen, wake_on),
         }
     }
 }
@@ -257,40 +257,40 @@ fn last_longer(known: &mut Option<Outage>, latest: Outage) -> bool {
 
 impl Queue {
     fn wake_all(&self) {
-        self.seats.iter().for_each(|seat| seat.bell.notify_one());
+        self.waiters.iter().for_each(|waiter| waiter.wakeup.notify_one());
     }
 
     fn wake_head(&self) {
-        if let Some(head) = self.seats.front() {
-            head.bell.notify_one();
+        if let Some(head) = self.waiters.front() {
+            head.wakeup.notify_one();
         }
     }
 
     fn head(&self) -> Option<u64> {
-        self.seats.front().map(|head| head.number)
+        self.waiters.front().map(|head| head.number)
     }
 }
 
 /// A place in a queue. Whoever drops it leaves, and the next moves up.
 #[derive(Debug)]
 pub(crate) struct Place {
-    waiting: Arc<Waiting>,
+    waiting: Arc<Queues>,
     key: Arc<str>,
-    seat: u64,
-    bell: Arc<Notify>,
+    waiter: u64,
+    wakeup: Arc<Notify>,
     /// Whether the queue was empty before.
     pub(crate) is_first: bool,
     /// What had been heard when the place was taken.
-    pub(crate) arrival: News,
+    pub(crate) arrival: Signals,
 }
 
 impl Place {
     /// Waits for something to happen, or for an outage to begin or end since that time. Nothing more happens once
     /// the manager is closed.
     pub(crate) async fn wait(&self, event: Event, outage: Option<Instant>) {
-        // A bell rung before it is listened for is heard all the same.
+        // A wake-up sent before it is listened for is heard all the same.
         while !self.has_happened(event) && self.outage_began() == outage {
-            self.bell.notified().await;
+            self.wakeup.notified().await;
         }
     }
 
@@ -305,24 +305,24 @@ impl Place {
     }
 
     /// What was heard so far. Whoever asks before an attempt misses nothing after it.
-    pub(crate) fn news(&self) -> News {
+    pub(crate) fn news(&self) -> Signals {
         self.read(|queue| queue.news).unwrap_or_default()
     }
 
     /// Tells the next in the queue that the lock was taken, so that it need not ask at once.
-    pub(crate) fn leave_to(self, holder: Holder) {
+    pub(crate) fn leave_to(self, holder: LocalHolder) {
         // The place is left, and the next is woken, when this drops it.
         if let Some(queue) = lock(&self.waiting.state).queues.get_mut(&*self.key)
-            && queue.seats.len() > 1
+            && queue.waiters.len() > 1
         {
             queue.holder = Some(holder);
         }
     }
 
     /// What the one before in this queue left behind, if it took the lock and nothing was heard since.
-    pub(crate) fn holder(&self) -> Option<Holder> {
+    pub(crate) fn holder(&self) -> Option<LocalHolder> {
         let is_current =
-            |holder: &Holder, queue: &Queue| holder.seen.releases == queue.news.releases;
+            |holder: &LocalHolder, queue: &Queue| holder.seen.releases == queue.news.releases;
         let current = |queue: &Queue| queue.holder.filter(|holder| is_current(holder, queue));
         self.read(current).flatten()
     }
@@ -337,11 +337,13 @@ impl Drop for Place {
         metrics::waiters(-1.0);
         let mut state = lock(&self.waiting.state);
         let Some(queue) = state.queues.get_mut(&*self.key) else { return };
-        let was_head = queue.head() == Some(self.seat);
-        if let Ok(position) = queue.seats.binary_search_by_key(&self.seat, |seat| seat.number) {
-            queue.seats.remove(position);
+        let was_head = queue.head() == Some(self.waiter);
+        if let Ok(position) =
+            queue.waiters.binary_search_by_key(&self.waiter, |waiter| waiter.number)
+        {
+            queue.waiters.remove(position);
         }
-        if queue.seats.is_empty() {
+        if queue.waiters.is_empty() {
             state.queues.remove(&*self.key);
         } else if was_head {
             queue.wake_head();

@@ -35,11 +35,11 @@ use crate::{
 /// while its renewals fail.
 pub(crate) struct Schedule {
     ledger: Arc<Ledger>,
-    due: BinaryHeap<Reverse<Entry>>,
+    due: BinaryHeap<Reverse<Due>>,
     /// The size of the heap at which the entries of locks that are gone are dropped next.
     next_sweep: usize,
     /// What comes back from the batches.
-    returns: (mpsc::UnboundedSender<Return>, mpsc::UnboundedReceiver<Return>),
+    returns: (mpsc::UnboundedSender<BatchEvent>, mpsc::UnboundedReceiver<BatchEvent>),
     /// Batches under way.
     batches: usize,
 }
@@ -49,16 +49,16 @@ enum Duty {
     Renew,
     /// Tell, shortly before the end, that renewal fails.
     Alarm,
-    Judge,
+    Deadline,
 }
 
 /// When, for which claim, what.
-type Entry = (Instant, u64, Duty);
+type Due = (Instant, u64, Duty);
 
 /// What a batch tells the schedule.
-enum Return {
+enum BatchEvent {
     /// These locks are due again.
-    Due(Vec<Entry>),
+    Due(Vec<Due>),
     /// Every lock of a batch has been told of.
     Over,
 }
@@ -80,7 +80,7 @@ impl Schedule {
         if let Some(next) = next_renewal(claim) {
             self.due.push(Reverse((next, claim.id, Duty::Renew)));
         }
-        self.due.push(Reverse((valid_until, claim.id, Duty::Judge)));
+        self.due.push(Reverse((valid_until, claim.id, Duty::Deadline)));
         if self.due.len() >= self.next_sweep {
             let ledger = &self.ledger;
             self.due.retain(|Reverse((_, id, _))| ledger.get_live(*id).is_some());
@@ -102,8 +102,8 @@ impl Schedule {
             tokio::select! {
                 biased;
                 Some(returned) = self.returns.1.recv() => match returned {
-                    Return::Over => self.batches -= 1,
-                    Return::Due(due) => self.due.extend(due.into_iter().map(Reverse)),
+                    BatchEvent::Over => self.batches -= 1,
+                    BatchEvent::Due(due) => self.due.extend(due.into_iter().map(Reverse)),
                 },
                 () = sleep_until(next.map_or_else(Instant::now, clock::wake_at)), if next.is_some() => {}
             }
@@ -111,12 +111,12 @@ impl Schedule {
     }
 
     /// Takes what is due by now, or so soon that it may go along; deadlines are judged on the way.
-    fn take_due(&mut self, now: Instant) -> Option<Vec<Item>> {
+    fn take_due(&mut self, now: Instant) -> Option<Vec<Renewing>> {
         let mut batch = Vec::new();
         let mut too_much = Vec::new();
         while let Some(Reverse((at, id, duty))) = self.due.peek().copied() {
             let is_due = match duty {
-                Duty::Alarm | Duty::Judge => at <= now,
+                Duty::Alarm | Duty::Deadline => at <= now,
                 Duty::Renew => at <= if batch.is_empty() { now } else { now + QUANTUM },
             };
             if !is_due || batch.len() >= LARGEST_BATCH {
@@ -127,7 +127,7 @@ impl Schedule {
             match (claim.judge(), duty) {
                 (Err(_), Duty::Renew) => tell_loss(&claim, Some(NOT_RUN)),
                 (Err(_), _) => tell_loss(&claim, (!claim.is_stopped()).then_some(NOT_ANSWERED)),
-                (Ok(until), Duty::Judge) => self.due.push(Reverse((until, id, duty))),
+                (Ok(until), Duty::Deadline) => self.due.push(Reverse((until, id, duty))),
                 (Ok(until), Duty::Alarm) => {
                     self.due.extend(alarm(&claim, now, until).map(Reverse));
                 }
@@ -135,7 +135,7 @@ impl Schedule {
                     too_much.push(Reverse((now + QUANTUM, id, duty)));
                 }
                 (Ok(until), Duty::Renew) => match claim.next_extension(now) {
-                    Some(extension) => batch.push(Item::new(claim, extension)),
+                    Some(extension) => batch.push(Renewing::new(claim, extension)),
                     None => tell_stop(&claim, until),
                 },
             }
@@ -148,9 +148,9 @@ impl Schedule {
 /// Extends locks that were `due` with one pipeline for each node, and puts back the keys that a minority has lost.
 async fn renew(
     ledger: Arc<Ledger>,
-    items: Vec<Item>,
+    items: Vec<Renewing>,
     due: Instant,
-    back: mpsc::UnboundedSender<Return>,
+    back: mpsc::UnboundedSender<BatchEvent>,
 ) {
     let span = tracing::debug_span!("renew", key = items[0].claim.key(), locks = items.len());
     let mut batch = Batch::new(ledger, items, due, back);
@@ -169,14 +169,14 @@ async fn renew(
 struct Batch {
     ledger: Arc<Ledger>,
     quorum: usize,
-    items: Vec<Item>,
+    items: Vec<Renewing>,
     /// The locks that were not told of yet.
     open: usize,
     round: Round<Vec<Result<Answer, NodeError>>>,
-    back: mpsc::UnboundedSender<Return>,
+    back: mpsc::UnboundedSender<BatchEvent>,
 }
 
-struct Item {
+struct Renewing {
     claim: Arc<Claim>,
     extension: Extension,
     /// The deadline before this renewal: what is put back must be sent before it.
@@ -190,22 +190,22 @@ impl Batch {
     /// The extensions count from when they were due, so that none carries a lock beyond its longest hold.
     fn new(
         ledger: Arc<Ledger>,
-        items: Vec<Item>,
+        items: Vec<Renewing>,
         due: Instant,
-        back: mpsc::UnboundedSender<Return>,
+        back: mpsc::UnboundedSender<BatchEvent>,
     ) -> Self {
         let mut round = Round::new();
-        let touch = |item: &Item| (item.claim.clone(), item.touch(Touch::Extend));
+        let touch = |item: &Renewing| (item.claim.clone(), item.touch(Touch::Extend));
         let touches: Arc<[_]> = items.iter().map(touch).collect();
-        for node in 0..ledger.links.len() {
+        for node in 0..ledger.clients.len() {
             let (ledger, touches) = (ledger.clone(), touches.clone());
             round.push(node, due, async move {
-                let trailed = touches.iter().map(|(claim, touch)| (&claim.trail, *touch));
-                ledger.links[node].ask_all(&trailed.collect::<Vec<_>>()).await
+                let trailed = touches.iter().map(|(claim, touch)| (&claim.send_log, *touch));
+                ledger.clients[node].ask_all(&trailed.collect::<Vec<_>>()).await
             });
         }
         let open = items.len();
-        Self { quorum: quorum(ledger.links.len()), ledger, items, open, round, back }
+        Self { quorum: quorum(ledger.clients.len()), ledger, items, open, round, back }
     }
 
     fn note(&mut self, reply: Reply<Vec<Result<Answer, NodeError>>>) {
@@ -220,7 +220,7 @@ impl Batch {
     }
 
     /// Tells how it went for each lock that is `certain` and was not told of yet.
-    fn conclude(&mut self, certain: impl Fn(&Item) -> bool) {
+    fn conclude(&mut self, certain: impl Fn(&Renewing) -> bool) {
         if self.open == 0 {
             return;
         }
@@ -231,9 +231,9 @@ impl Batch {
             due.extend(item.conclude(self.quorum));
         }
         // The schedule is gone only if the whole task is.
-        let _sent = self.back.send(Return::Due(due));
+        let _sent = self.back.send(BatchEvent::Due(due));
         if self.open == 0 {
-            let _sent = self.back.send(Return::Over);
+            let _sent = self.back.send(BatchEvent::Over);
         }
     }
 
@@ -266,9 +266,9 @@ impl Batch {
     }
 }
 
-impl Item {
+impl Renewing {
     fn new(claim: Arc<Claim>, extension: Extension) -> Self {
-        let (deadline, tally) = (claim.valid_until(), Tally::new(claim.trail.nodes()));
+        let (deadline, tally) = (claim.valid_until(), Tally::new(claim.send_log.nodes()));
         Self { claim, extension, deadline, confirmed: 0, tally, is_told: false }
     }
 
@@ -283,9 +283,9 @@ impl Item {
 
     /// Tells how the renewal went. Returns when the lock is due again, if it is still held, and when it must be
     /// judged, if its deadline has moved forward.
-    fn conclude(&self, quorum: usize) -> Vec<Entry> {
+    fn conclude(&self, quorum: usize) -> Vec<Due> {
         let claim = &self.claim;
-        if claim.trail.is_withdrawn() {
+        if claim.send_log.is_withdrawn() {
             return Vec::new();
         }
         let Ok(until) = claim.judge() else {
@@ -293,7 +293,7 @@ impl Item {
             return Vec::new();
         };
         let is_earlier = self.deadline.is_some_and(|deadline| until < deadline);
-        let judge = is_earlier.then_some((until, claim.id, Duty::Judge));
+        let judge = is_earlier.then_some((until, claim.id, Duty::Deadline));
         let is_first_failure = self.confirmed < quorum && claim.failed().is_none();
         let renew = self.tell(until, quorum).map(|next| (next, claim.id, Duty::Renew));
         let alarm = claim.alarm().filter(|_| is_first_failure);
@@ -330,7 +330,7 @@ impl Item {
 
 /// Tells that the renewals fail, if they still do, shortly before the lock ends. Returns when to look again, if it was
 /// extended meanwhile.
-fn alarm(claim: &Claim, now: Instant, until: Instant) -> Option<Entry> {
+fn alarm(claim: &Claim, now: Instant, until: Instant) -> Option<Due> {
     let alarm = claim.alarm()?;
     if alarm > now {
         return claim.failed().map(|_| (alarm, claim.id, Duty::Alarm));

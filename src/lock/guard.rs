@@ -9,7 +9,7 @@ use crate::{
     claim::{Claim, origin::Renewal},
     host::clock,
     keeper::{
-        armed::Armed,
+        claim_guard::ClaimGuard,
         extend::{extend, extend_once},
     },
     lock::watch::{Lost, WarnBefore, WhileHeld},
@@ -45,11 +45,11 @@ use crate::{
 #[doc(alias("lease", "mutex"))]
 #[must_use = "if unused, the lock is released immediately"]
 pub struct LockGuard {
-    armed: Armed,
+    armed: ClaimGuard,
 }
 
 impl LockGuard {
-    pub(crate) const fn new(armed: Armed) -> Self {
+    pub(crate) const fn new(armed: ClaimGuard) -> Self {
         Self { armed }
     }
 
@@ -72,7 +72,7 @@ impl LockGuard {
     /// Returns the value under the key in Redis, which proves ownership. Keep it out of logs.
     #[must_use]
     pub fn owner_token(&self) -> &OwnerToken {
-        &self.armed.claim().trail.owner
+        &self.armed.claim().send_log.owner
     }
 
     /// Returns the number that grows strictly from holder to holder of this key. Give it to the resource.
@@ -306,7 +306,7 @@ impl LockGuard {
     pub fn into_ticket(self) -> LockTicket {
         let (key, owner) = (self.key().to_owned(), self.owner_token().clone());
         let ticket = LockTicket::new(key, owner, self.fencing_token(), self.ttl());
-        let ticket = ticket.of(self.claim().trail.id);
+        let ticket = ticket.of(self.claim().send_log.id);
         self.forget();
         ticket
     }

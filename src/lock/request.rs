@@ -17,10 +17,10 @@ use crate::{
     acquire::{
         self,
         attempt::attempt,
-        spec::{Opening, Wish},
+        spec::{AskOrder, LockSpec},
     },
     host::tasks::let_renewal_begin,
-    keeper::{Keeper, armed::Armed},
+    keeper::{Keeper, claim_guard::ClaimGuard},
     lock::{guard::LockGuard, options::Options, watch::check_work},
     metrics::{self, Acquiring},
     types::{error::Result, event::RenewalEvent, retry::Retry, token::OwnerToken},
@@ -244,10 +244,10 @@ impl LockRequest {
     /// ```
     #[doc(alias = "try_lock")]
     pub async fn try_acquire(self) -> Result<LockGuard> {
-        let wish = self.wish(false)?;
+        let spec = self.spec(false)?;
         let mut record = Acquiring::begin();
         let span = tracing::debug_span!("acquire", key = self.key, attempt = 1);
-        let attempt = attempt(&self.keeper, &wish, Opening::AllAtOnce, None).instrument(span);
+        let attempt = attempt(&self.keeper, &spec, AskOrder::AllAtOnce, None).instrument(span);
         let result = attempt.await.map_err(|refusal| refusal.error);
         record.attempts = u32::from(result.is_err());
         record.end(result.as_ref().err());
@@ -341,27 +341,27 @@ impl LockRequest {
 
     async fn take(self, joins: bool, began: Option<Instant>) -> Result<LockGuard> {
         let began = began.unwrap_or_else(Instant::now);
-        let wish = self.wish(joins)?;
+        let spec = self.spec(joins)?;
         let Options { wait_timeout, retry, min_hold, .. } = self.options;
         let limits = acquire::Limits { began, wait_timeout, retry };
-        let armed = acquire::acquire(&self.keeper, wish, limits).await?;
+        let armed = acquire::acquire(&self.keeper, spec, limits).await?;
         let_renewal_begin(armed.claim().renewal()).await;
         Ok(Self::hand_over(min_hold, armed))
     }
 
     /// Hands a lock that was taken to the caller. Only from here on it is kept for its shortest hold: what comes to
     /// nothing before leaves nothing behind.
-    fn hand_over(min_hold: Duration, armed: Armed) -> LockGuard {
+    fn hand_over(min_hold: Duration, armed: ClaimGuard) -> LockGuard {
         armed.claim().keep_for(min_hold);
         LockGuard::new(armed)
     }
 
     /// Checks everything before anything is sent.
-    fn wish(&self, joins: bool) -> Result<Wish> {
-        self.check_wish(joins).inspect_err(metrics::refused)
+    fn spec(&self, joins: bool) -> Result<LockSpec> {
+        self.check_spec(joins).inspect_err(metrics::refused)
     }
 
-    fn check_wish(&self, joins: bool) -> Result<Wish> {
+    fn check_spec(&self, joins: bool) -> Result<LockSpec> {
         let key = Arc::new(self.keeper.key(self.key.clone())?);
         self.options.check(&self.keeper.settings)?;
         self.keeper.check_runtime()?;
@@ -369,7 +369,7 @@ impl LockRequest {
         self.keeper.start();
         let (renewal, caller) = (self.options.renewal().cloned(), Span::current());
         let Options { ttl, owner, .. } = &self.options;
-        Ok(Wish { key, ttl: *ttl, owner: owner.clone(), joins, renewal, caller })
+        Ok(LockSpec { key, ttl: *ttl, owner: owner.clone(), joins, renewal, caller })
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::types::{attempt_id::AttemptId, token::OwnerToken};
 
-/// One thing asked of a node about one [`Trail`](super::Trail)'s key, owner and attempt.
+/// One thing asked of a node about one [`SendLog`](super::SendLog)'s key, owner and attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Command {
     /// Take the lock if it is free, proposing a fencing token.
@@ -65,7 +65,7 @@ pub(crate) enum Answer {
     /// The attempt's lock was released, by whoever shared it.
     Ended,
     Released(Released),
-    Seen(Sighting),
+    Seen(KeyState),
 }
 
 /// What a release found at a node.
@@ -81,7 +81,7 @@ pub(crate) enum Released {
 
 /// Who held a lock at one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sighting {
+pub(crate) struct KeyState {
     /// What lies under the key: an owner token, or one that left it for nobody.
     pub(crate) value: Option<OwnerToken>,
     pub(crate) expires_in: Option<Duration>,

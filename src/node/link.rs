@@ -11,27 +11,27 @@ use super::{
     lane::{Lane, Recovered},
     memory::{self, Store},
     message::Database,
-    notices::{self, Ear, Hear},
+    notices::{self, OnNotice, Subscriber},
+    send_log::SendLog,
     survey::Questions,
-    trail::Trail,
 };
 use crate::types::{error::NodeError, key::Key, settings::Settings};
 
 /// A manager's way to one node.
-pub(crate) struct Link {
+pub(crate) struct NodeClient {
     index: usize,
-    way: Way,
+    backend: Backend,
 }
 
-enum Way {
-    Redis(Lane, Option<Ear>),
-    Memory(Arc<Store>, Hear),
+enum Backend {
+    Redis(Lane, Option<Subscriber>),
+    Memory(Arc<Store>, OnNotice),
 }
 
 /// Somebody listens for the releases of a key at one node.
-pub(crate) enum Listening {
-    Redis(notices::Listening),
-    Memory { _listener: memory::Listener },
+pub(crate) enum NodeSubscription {
+    Redis(notices::Subscription),
+    Memory { _listener: memory::MemorySubscription },
 }
 
 impl Node {
@@ -40,36 +40,40 @@ impl Node {
         &self,
         index: usize,
         settings: &Settings,
-        hear: Hear,
+        on_notice: OnNotice,
         recovered: Recovered,
-    ) -> Link {
-        let way = match &self.kind {
-            Kind::Memory(store) => Way::Memory(store.clone(), hear),
+    ) -> NodeClient {
+        let backend = match &self.kind {
+            Kind::Memory(store) => Backend::Memory(store.clone(), on_notice),
             Kind::Redis(source) => {
                 let (name, database) = (|| self.name.clone(), Arc::<Database>::default());
                 let (source_of, known) = (source.clone(), database.clone());
                 let lane = Lane::new(name(), index, source_of, known, settings, recovered);
                 let from_url = Some(source).filter(|source| source.is_url());
-                let ear = self.notices.as_ref().or(from_url).map(|source| {
-                    Ear::new(name(), index, source.clone(), database, settings, hear)
+                let subscriber = self.notices.as_ref().or(from_url).map(|source| {
+                    Subscriber::new(name(), index, source.clone(), database, settings, on_notice)
                 });
-                Way::Redis(lane, ear)
+                Backend::Redis(lane, subscriber)
             }
         };
-        Link { index, way }
+        NodeClient { index, backend }
     }
 }
 
-impl Link {
+impl NodeClient {
     /// Asks one thing. The call takes its place in the order of the lane when it is first polled.
-    pub(crate) async fn ask(&self, trail: &Trail, command: Command) -> Result<Answer, NodeError> {
-        match &self.way {
-            Way::Redis(lane, _) => match lane.ask(&[(trail, command)]).await.pop() {
+    pub(crate) async fn ask(
+        &self,
+        send_log: &SendLog,
+        command: Command,
+    ) -> Result<Answer, NodeError> {
+        match &self.backend {
+            Backend::Redis(lane, _) => match lane.ask(&[(send_log, command)]).await.pop() {
                 Some(answer) => answer,
                 None => unreachable!("a lane gives one answer for one question"),
             },
-            Way::Memory(store, _) => {
-                let answer = store.ask(self.index, trail, command);
+            Backend::Memory(store, _) => {
+                let answer = store.ask(self.index, send_log, command);
                 // It never waits, but its callers must not keep others from running.
                 consume_budget().await;
                 answer
@@ -80,21 +84,21 @@ impl Link {
     /// Asks many things in one piece.
     pub(crate) async fn ask_all(
         &self,
-        items: &[(&Trail, Command)],
+        items: &[(&SendLog, Command)],
     ) -> Vec<Result<Answer, NodeError>> {
-        match &self.way {
-            Way::Redis(lane, _) => lane.ask(items).await,
-            Way::Memory(store, _) => items
+        match &self.backend {
+            Backend::Redis(lane, _) => lane.ask(items).await,
+            Backend::Memory(store, _) => items
                 .iter()
-                .map(|(trail, command)| store.ask(self.index, trail, *command))
+                .map(|(send_log, command)| store.ask(self.index, send_log, *command))
                 .collect(),
         }
     }
 
     pub(crate) async fn ping(&self) -> Result<Duration, NodeError> {
-        match &self.way {
-            Way::Redis(lane, _) => lane.ping().await,
-            Way::Memory(..) => Ok(Duration::ZERO),
+        match &self.backend {
+            Backend::Redis(lane, _) => lane.ping().await,
+            Backend::Memory(..) => Ok(Duration::ZERO),
         }
     }
 
@@ -103,49 +107,51 @@ impl Link {
         &self,
         questions: &Questions<'_>,
     ) -> Option<Result<Facts, NodeError>> {
-        match &self.way {
-            Way::Redis(lane, _) => Some(questions.ask(lane).await),
-            Way::Memory(..) => None,
+        match &self.backend {
+            Backend::Redis(lane, _) => Some(questions.ask(lane).await),
+            Backend::Memory(..) => None,
         }
     }
 
     /// Listens for the releases of a key, if this node lets anybody hear of them.
-    pub(crate) fn listen(&self, key: &Arc<Key>) -> Option<Listening> {
-        match &self.way {
-            Way::Redis(_, ear) => ear.as_ref().map(|ear| Listening::Redis(ear.listen(key))),
-            Way::Memory(store, hear) => {
-                let listener = store.listen(self.index, key, hear);
-                Some(Listening::Memory { _listener: listener })
+    pub(crate) fn listen(&self, key: &Arc<Key>) -> Option<NodeSubscription> {
+        match &self.backend {
+            Backend::Redis(_, subscriber) => subscriber
+                .as_ref()
+                .map(|subscriber| NodeSubscription::Redis(subscriber.listen(key))),
+            Backend::Memory(store, on_notice) => {
+                let listener = store.listen(self.index, key, on_notice);
+                Some(NodeSubscription::Memory { _listener: listener })
             }
         }
     }
 
     /// Hears of no more releases.
     pub(crate) fn hear_no_more(&self) {
-        match &self.way {
-            Way::Redis(_, ear) => ear.iter().for_each(Ear::end),
-            Way::Memory(..) => {}
+        match &self.backend {
+            Backend::Redis(_, subscriber) => subscriber.iter().for_each(Subscriber::end),
+            Backend::Memory(..) => {}
         }
     }
 
     /// Opens a connection whenever there is none and it is time for the next, as long as this is awaited.
     pub(crate) async fn mend(&self) -> Infallible {
-        match &self.way {
-            Way::Redis(lane, _) => lane.mend().await,
-            Way::Memory(..) => pending().await,
+        match &self.backend {
+            Backend::Redis(lane, _) => lane.mend().await,
+            Backend::Memory(..) => pending().await,
         }
     }
 
     /// Whether the node can be asked without connecting first.
     pub(crate) fn is_up(&self) -> bool {
-        match &self.way {
-            Way::Redis(lane, _) => lane.is_up(),
-            Way::Memory(..) => true,
+        match &self.backend {
+            Backend::Redis(lane, _) => lane.is_up(),
+            Backend::Memory(..) => true,
         }
     }
 }
 
-impl Listening {
+impl NodeSubscription {
     /// Whether a release is sure to be heard, as far as the connection stands.
     pub(crate) fn is_heard(&self) -> bool {
         match self {
@@ -155,8 +161,8 @@ impl Listening {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for NodeClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Link").field(&self.index).finish()
+        f.debug_tuple("NodeClient").field(&self.index).finish()
     }
 }

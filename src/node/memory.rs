@@ -13,11 +13,11 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    command::{Answer, Command, Released, Sighting, Touch},
+    command::{Answer, Command, KeyState, Released, Touch},
     failure::Failure,
-    notices::{Hear, Notice},
+    notices::{Notice, OnNotice},
     scripts::FENCE_TTL,
-    trail::Trail,
+    send_log::SendLog,
 };
 use crate::{
     host::sync::lock,
@@ -39,7 +39,7 @@ pub(super) struct Store {
 struct Listens {
     node: usize,
     key: Arc<Key>,
-    hear: Hear,
+    on_notice: OnNotice,
 }
 
 /// What a command is about.
@@ -51,9 +51,9 @@ pub(crate) struct Names<'a> {
     pub(crate) id: AttemptId,
 }
 
-impl<'a> From<&'a Trail> for Names<'a> {
-    fn from(trail: &'a Trail) -> Self {
-        let Trail { key, owner, id, .. } = trail;
+impl<'a> From<&'a SendLog> for Names<'a> {
+    fn from(send_log: &'a SendLog) -> Self {
+        let SendLog { key, owner, id, .. } = send_log;
         Self { lock: &key.lock, fence: &key.fence, owner, id: *id }
     }
 }
@@ -97,40 +97,47 @@ impl Store {
 
     /// Tells `hear` of a key's releases, as long as the returned value lives. Whoever waits for them must look
     /// once more: one may have come before.
-    pub(super) fn listen(self: &Arc<Self>, node: usize, key: &Arc<Key>, hear: &Hear) -> Listener {
+    pub(super) fn listen(
+        self: &Arc<Self>,
+        node: usize,
+        key: &Arc<Key>,
+        on_notice: &OnNotice,
+    ) -> MemorySubscription {
         let id = (key.channel.clone(), self.next_listener.fetch_add(1, Ordering::Relaxed));
-        let listens = Listens { node, key: key.clone(), hear: hear.clone() };
+        let listens = Listens { node, key: key.clone(), on_notice: on_notice.clone() };
         lock(&self.listeners).insert(id.clone(), listens);
-        hear(node, key, Notice::Missed);
-        Listener { store: self.clone(), id }
+        on_notice(node, key, Notice::Missed);
+        MemorySubscription { store: self.clone(), id }
     }
 
     fn announce(&self, channel: &str, token: u64) {
         let listeners = lock(&self.listeners);
         let everyone = (channel.to_owned(), 0)..=(channel.to_owned(), u64::MAX);
         let told = listeners.range(everyone).map(|(_, listens)| listens);
-        let told: Vec<_> =
-            told.map(|listens| (listens.hear.clone(), listens.node, listens.key.clone())).collect();
+        let told: Vec<_> = told
+            .map(|listens| (listens.on_notice.clone(), listens.node, listens.key.clone()))
+            .collect();
         drop(listeners);
-        told.iter().for_each(|(hear, node, key)| hear(*node, key, Notice::Released { token }));
+        told.iter()
+            .for_each(|(on_notice, node, key)| on_notice(*node, key, Notice::Released { token }));
     }
 
     pub(super) fn ask(
         &self,
         node: usize,
-        trail: &Trail,
+        send_log: &SendLog,
         command: Command,
     ) -> Result<Answer, NodeError> {
         let mut kept = lock(&self.kept);
-        if command.claims() && !trail.carry_out(node) {
+        if command.claims() && !send_log.carry_out(node) {
             return Err(NodeError::new(&self.name, Failure::Withdrawn));
         }
-        let answer = kept.answer(Names::from(trail), command, Instant::now());
+        let answer = kept.answer(Names::from(send_log), command, Instant::now());
         drop(kept);
         if let Command::Release { held: Some(token), keep: None } = command
             && answer == Answer::Released(Released::Deleted)
         {
-            self.announce(&trail.key.channel, token);
+            self.announce(&send_log.key.channel, token);
         }
         Ok(answer)
     }
@@ -143,12 +150,12 @@ impl fmt::Debug for Store {
 }
 
 /// Somebody is told of a key's releases.
-pub(crate) struct Listener {
+pub(crate) struct MemorySubscription {
     store: Arc<Store>,
     id: (String, u64),
 }
 
-impl Drop for Listener {
+impl Drop for MemorySubscription {
     fn drop(&mut self) {
         lock(&self.store.listeners).remove(&self.id);
     }
@@ -254,9 +261,9 @@ impl Kept {
         if is_this { Released::Deleted } else { Released::Gone { counter } }
     }
 
-    fn look(&self, names: Names<'_>, now: Instant) -> Sighting {
+    fn look(&self, names: Names<'_>, now: Instant) -> KeyState {
         let (found, fence) = (self.locks.get(names.lock), self.fence(names));
-        Sighting {
+        KeyState {
             value: found.map(|(value, _)| value.clone()),
             expires_in: found.map(|(_, end)| *end - now),
             token: fence.counter,

@@ -11,12 +11,12 @@ mod notices;
 mod presence;
 pub(crate) mod round;
 mod scripts;
+mod send_log;
 mod source;
 mod stranger;
 mod survey;
 pub(crate) mod tally;
 mod tls;
-mod trail;
 mod url;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -24,13 +24,13 @@ use std::{fmt, sync::Arc, time::Duration};
 use deadpool_redis::Pool;
 
 pub(crate) use self::{
-    command::{Answer, Command, Released, Sighting, Touch},
+    command::{Answer, Command, KeyState, Released, Touch},
     facts::{Clock, Facts, Missing, Rights, ServerFacts},
     lane::Recovered,
-    link::{Link, Listening},
-    notices::{Hear, Notice},
+    link::{NodeClient, NodeSubscription},
+    notices::{Notice, OnNotice},
+    send_log::SendLog,
     survey::Questions,
-    trail::Trail,
 };
 use self::{failure::Failure, memory::Store, source::Source};
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The ear: a push connection to a node, on which release notices are heard. It opens with the first waiter,
+//! The subscriber: a push connection to a node, on which release notices are heard. It opens with the first waiter,
 //! opens again when it breaks, and closes when nobody has listened for a while, or with its manager.
 
 use std::{
@@ -34,11 +34,11 @@ pub(crate) enum Notice {
 }
 
 /// Is told of every notice, with the node that gave it. It is called under no lock and must not block.
-pub(crate) type Hear = Arc<dyn Fn(usize, &Key, Notice) + Send + Sync>;
+pub(crate) type OnNotice = Arc<dyn Fn(usize, &Key, Notice) + Send + Sync>;
 
-/// The ear for one Redis node.
+/// The subscriber at one Redis node.
 #[derive(Debug)]
-pub(super) struct Ear {
+pub(super) struct Subscriber {
     shared: Arc<Shared>,
     /// Not for the task to keep, which lives on it.
     background: Background,
@@ -51,7 +51,7 @@ struct Shared {
     /// Where the locks are: messages may be heard at another.
     database: Arc<Database>,
     node_timeout: Duration,
-    hear: Hear,
+    on_notice: OnNotice,
     state: Mutex<State>,
     changed: Notify,
     /// Told once, when there is to be no connection any more.
@@ -71,25 +71,25 @@ struct State {
 struct Wanted {
     key: Arc<Key>,
     listeners: usize,
-    subscription: Subscription,
+    subscription: SubscriptionState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subscription {
+enum SubscriptionState {
     Missing,
     Confirmed,
     /// The server does not let us listen here.
     Refused,
 }
 
-impl Ear {
+impl Subscriber {
     pub(super) fn new(
         name: Arc<str>,
         index: usize,
         source: Source,
         database: Arc<Database>,
         settings: &Settings,
-        hear: Hear,
+        on_notice: OnNotice,
     ) -> Self {
         let (state, changed, ended) = (Mutex::default(), Notify::new(), Notify::new());
         let shared = Arc::new(Shared {
@@ -98,7 +98,7 @@ impl Ear {
             source,
             database,
             node_timeout: settings.node_timeout,
-            hear,
+            on_notice,
             state,
             changed,
             ended,
@@ -107,12 +107,12 @@ impl Ear {
     }
 
     /// Listens for the releases of a key, as long as the returned value lives.
-    pub(super) fn listen(&self, key: &Arc<Key>) -> Listening {
+    pub(super) fn listen(&self, key: &Arc<Key>) -> Subscription {
         let (shared, mut state) = (&self.shared, lock(&self.shared.state));
         let wanted = state.wanted.entry(key.channel.clone()).or_insert_with(|| Wanted {
             key: key.clone(),
             listeners: 0,
-            subscription: Subscription::Missing,
+            subscription: SubscriptionState::Missing,
         });
         wanted.listeners += 1;
         let needs_task = !state.is_attended && !state.is_ended;
@@ -125,7 +125,7 @@ impl Ear {
             tasks::spawn(&runtime, attend(attendance));
         }
         shared.changed.notify_one();
-        Listening { shared: shared.clone(), key: key.clone() }
+        Subscription { shared: shared.clone(), key: key.clone() }
     }
 
     /// Closes the connection at once and for good.
@@ -136,28 +136,28 @@ impl Ear {
     }
 }
 
-impl Drop for Ear {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         self.end();
     }
 }
 
 /// Somebody listens for the releases of a key.
-pub(crate) struct Listening {
+pub(crate) struct Subscription {
     shared: Arc<Shared>,
     key: Arc<Key>,
 }
 
-impl Listening {
+impl Subscription {
     /// Whether a release is sure to be heard, as far as the connection stands.
     pub(super) fn is_heard(&self) -> bool {
         let state = lock(&self.shared.state);
         let wanted = state.wanted.get(&self.key.channel);
-        wanted.is_some_and(|wanted| wanted.subscription == Subscription::Confirmed)
+        wanted.is_some_and(|wanted| wanted.subscription == SubscriptionState::Confirmed)
     }
 }
 
-impl Drop for Listening {
+impl Drop for Subscription {
     fn drop(&mut self) {
         // The channel stays subscribed for a while: the next waiter may be about to listen.
         if let Some(wanted) = lock(&self.shared.state).wanted.get_mut(&self.key.channel) {
@@ -198,12 +198,12 @@ impl Drop for Attendance {
 impl State {
     fn unsubscribe_all(&mut self) {
         for wanted in self.wanted.values_mut() {
-            wanted.subscription = Subscription::Missing;
+            wanted.subscription = SubscriptionState::Missing;
         }
     }
 }
 
-/// Tends the push connection until the ear ends: then it is closed, wherever that stands.
+/// Tends the push connection until the subscriber ends: then it is closed, wherever that stands.
 async fn attend(mut attendance: Attendance) {
     let shared = attendance.shared.clone();
     tokio::select! {
@@ -225,7 +225,7 @@ async fn tend(attendance: &mut Attendance) {
         };
         let keys = shared.unsubscribed();
         // Waiters who relied on notices must not sleep on. To fail to open anew is no news to anybody.
-        keys.iter().for_each(|key| (shared.hear)(shared.index, key, Notice::Missed));
+        keys.iter().for_each(|key| (shared.on_notice)(shared.index, key, Notice::Missed));
         if let Err(cause) = served {
             if failures == 0 {
                 tracing::debug!(node = %shared.name, %cause, "release notices are not heard");
@@ -239,20 +239,20 @@ async fn tend(attendance: &mut Attendance) {
 impl Shared {
     async fn open(self: &Arc<Self>, gone: &Arc<Notify>) -> Result<MultiplexedConnection, Failure> {
         let (shared, gone) = (self.clone(), gone.clone());
-        let hear = move |push: PushInfo| {
+        let on_notice = move |push: PushInfo| {
             match push.kind {
-                PushKind::Message => shared.hear(&push.data),
+                PushKind::Message => shared.on_notice(&push.data),
                 PushKind::Disconnection => gone.notify_one(),
                 _ => {}
             }
             Ok::<_, std::convert::Infallible>(())
         };
-        let opened = timeout(self.node_timeout, self.source.connect_for_pushes(hear)).await;
+        let opened = timeout(self.node_timeout, self.source.connect_for_pushes(on_notice)).await;
         opened.unwrap_or_else(|_| Err(Failure::TimedOut(self.node_timeout)))
     }
 
     /// Passes a message on to those who wait for it.
-    fn hear(&self, message: &[Value]) {
+    fn on_notice(&self, message: &[Value]) {
         let [Value::BulkString(channel), Value::BulkString(payload)] = message else { return };
         let Ok(channel) = str::from_utf8(channel) else { return };
         let key = lock(&self.state).wanted.get(channel).map(|wanted| wanted.key.clone());
@@ -263,7 +263,7 @@ impl Shared {
             // It is still a reason to look.
             None => Notice::Missed,
         };
-        (self.hear)(self.index, &key, notice);
+        (self.on_notice)(self.index, &key, notice);
     }
 
     /// Keeps the subscriptions as they are wanted, until nobody has listened for a while.
@@ -293,33 +293,33 @@ impl Shared {
     /// Subscribes to what is wanted and not subscribed yet. Whoever waits for it must look once more: the
     /// release may have come in between.
     async fn subscribe(&self, wire: &mut MultiplexedConnection) -> Result<(), Failure> {
-        for key in self.with(Subscription::Missing, |_| true) {
+        for key in self.with(SubscriptionState::Missing, |_| true) {
             let reply = self.bounded(wire.subscribe(&key.channel)).await;
             let subscription = match reply {
-                Ok(()) => Subscription::Confirmed,
+                Ok(()) => SubscriptionState::Confirmed,
                 Err(Failure::Redis(error)) if error.code().is_some() => {
                     tracing::debug!(node = %self.name, %error, "release notices are not heard");
-                    Subscription::Refused
+                    SubscriptionState::Refused
                 }
                 Err(failure) => return Err(failure),
             };
             if let Some(wanted) = lock(&self.state).wanted.get_mut(&key.channel) {
                 wanted.subscription = subscription;
             }
-            (self.hear)(self.index, &key, Notice::Missed);
+            (self.on_notice)(self.index, &key, Notice::Missed);
         }
         Ok(())
     }
 
     /// Lets go of what nobody listens for, and makes sure that the connection lives.
     async fn tidy(&self, wire: &mut MultiplexedConnection) -> Result<(), Failure> {
-        for key in self.with(Subscription::Confirmed, |wanted| wanted.listeners == 0) {
+        for key in self.with(SubscriptionState::Confirmed, |wanted| wanted.listeners == 0) {
             self.bounded(wire.unsubscribe(&key.channel)).await?;
             let mut state = lock(&self.state);
             match state.wanted.get_mut(&key.channel) {
                 // Somebody came while it went: the next round subscribes again.
                 Some(wanted) if wanted.listeners > 0 => {
-                    wanted.subscription = Subscription::Missing;
+                    wanted.subscription = SubscriptionState::Missing;
                     self.changed.notify_one();
                 }
                 _ => drop(state.wanted.remove(&key.channel)),
@@ -339,7 +339,11 @@ impl Shared {
         }
     }
 
-    fn with(&self, wished: Subscription, condition: impl Fn(&Wanted) -> bool) -> Vec<Arc<Key>> {
+    fn with(
+        &self,
+        wished: SubscriptionState,
+        condition: impl Fn(&Wanted) -> bool,
+    ) -> Vec<Arc<Key>> {
         let state = lock(&self.state);
         let wished = |wanted: &&Wanted| wanted.subscription == wished && condition(wanted);
         state.wanted.values().filter(wished).map(|wanted| wanted.key.clone()).collect()
@@ -353,7 +357,7 @@ impl Shared {
     fn unsubscribed(&self) -> Vec<Arc<Key>> {
         let mut state = lock(&self.state);
         state.wanted.retain(|_, wanted| wanted.listeners > 0);
-        let was_heard = |wanted: &&Wanted| wanted.subscription == Subscription::Confirmed;
+        let was_heard = |wanted: &&Wanted| wanted.subscription == SubscriptionState::Confirmed;
         let heard = state.wanted.values().filter(was_heard);
         let keys = heard.map(|wanted| wanted.key.clone()).collect();
         state.unsubscribe_all();
@@ -363,11 +367,11 @@ impl Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ear").field("node", &self.name).finish_non_exhaustive()
+        f.debug_struct("Subscriber").field("node", &self.name).finish_non_exhaustive()
     }
 }
 
-/// The pause after so many failures in a row: from 50 ms, doubling, to 30 s. Nobody waits for the ear.
+/// The pause after so many failures in a row: from 50 ms, doubling, to 30 s. Nobody waits for the subscriber.
 fn back_off(failures: u32) -> Duration {
     LONGEST_BACK_OFF.min(FIRST_BACK_OFF.saturating_mul(2_u32.saturating_pow(failures)))
 }

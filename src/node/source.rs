@@ -15,7 +15,7 @@ use deadpool_redis::{
 };
 use tokio::sync::Semaphore;
 
-use super::{failure::Failure, lane::wire::Wire, stranger::Stranger, url};
+use super::{failure::Failure, lane::transport::Transport, stranger::Stranger, url};
 #[cfg(test)]
 use crate::simulation::Server;
 use crate::types::error::{Error, Result};
@@ -176,7 +176,7 @@ impl Source {
         &self,
         stranger: &Stranger,
         patience: Duration,
-    ) -> Result<Wire, Failure> {
+    ) -> Result<Transport, Failure> {
         match self {
             // Boxed, since it is rare and large.
             Self::Url(client) => Box::pin(connect_to(client, stranger, patience)).await,
@@ -184,9 +184,9 @@ impl Source {
             #[cfg(feature = "sentinel")]
             Self::Sentinel(pool) => Ok(patient(Manager::create(pool.manager()).await?)),
             #[cfg(feature = "cluster")]
-            Self::Cluster(pool) => Ok(Wire::Cluster(Manager::create(pool.manager()).await?)),
+            Self::Cluster(pool) => Ok(Transport::Cluster(Manager::create(pool.manager()).await?)),
             #[cfg(test)]
-            Self::Simulated(server) => Ok(Wire::Simulated(server.connect(QUEUE_SIZE).await?)),
+            Self::Simulated(server) => Ok(Transport::Simulated(server.connect(QUEUE_SIZE).await?)),
         }
     }
 }
@@ -196,7 +196,7 @@ async fn connect_to(
     client: &Client,
     stranger: &Stranger,
     patience: Duration,
-) -> Result<Wire, Failure> {
+) -> Result<Transport, Failure> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
@@ -210,16 +210,16 @@ async fn connect_to(
     match opened {
         Ok(connection) => {
             stranger.forget();
-            Ok(Wire::Server(connection))
+            Ok(Transport::Server(connection))
         }
         Err(error) => Err(stranger.explain(info, error, patience / 4).await),
     }
 }
 
 /// Leaves it to the node timeout how long to wait: a pool's connection has the library's own 500 ms otherwise.
-fn patient(mut connection: MultiplexedConnection) -> Wire {
+fn patient(mut connection: MultiplexedConnection) -> Transport {
     connection.set_response_timeout(NEVER);
-    Wire::Server(connection)
+    Transport::Server(connection)
 }
 
 /// The TCP settings of every connection that is opened here. `TCP_NODELAY` is on: a lock's commands are small and

@@ -188,7 +188,7 @@ pub(crate) async fn run(keeper: &Keeper) -> Preflight {
         let asks_for_fsync = is_quorum && !has_quarantine;
         let questions =
             Questions { sample: &sample, hears: node.hears_as_it_asks(), asks_for_fsync };
-        let facts = ledger.links[at].survey(&questions).await.map(|facts| {
+        let facts = ledger.clients[at].survey(&questions).await.map(|facts| {
             facts.map_err(|error| error.source().map(ToString::to_string).unwrap_or_default())
         });
         Surveyed { name: node.name().to_owned(), fails_over: node.fails_over(), facts }

@@ -158,6 +158,8 @@ async fn an_answer_after_the_loss_does_not_revive_the_lock(site: Site) {
     site.learns_the_scripts().await;
     let (proxies, builder) = site.proxied();
     let guard = builder.build().unwrap().lock("k").ttl(secs(2)).await.unwrap();
+    // The slowest connection must stand before its replies are held.
+    site.fills("k").await;
     proxies.iter().for_each(Proxy::hold_replies);
     let answer_late = async {
         eventually("every server has extended it", async || site.live_longer("k", secs(300))).await;

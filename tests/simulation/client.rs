@@ -332,8 +332,8 @@ impl Worker {
     fn hand_over(&self, guard: LockGuard) {
         let (setting, dice) = (&self.setting, &self.setting.dice);
         let owner = guard.owner_token().clone();
-        let trail = &guard.claim().trail;
-        let is_settled = (0..setting.plan.nodes).all(|node| trail.is_answered(node));
+        let send_log = &guard.claim().send_log;
+        let is_settled = (0..setting.plan.nodes).all(|node| send_log.is_answered(node));
         let ticket = guard.into_ticket();
         setting.oracle.exempt(&owner);
         let other = dice.pick(&self.clients).clone();

@@ -66,7 +66,7 @@ pub(super) struct Lock {
 
 impl Lock {
     pub(super) fn of(guard: &LockGuard) -> Self {
-        let attempt = (guard.owner_token().as_str().to_owned(), guard.claim().trail.id);
+        let attempt = (guard.owner_token().as_str().to_owned(), guard.claim().send_log.id);
         Self { key: guard.key().to_owned(), attempt, token: guard.fencing_token().get() }
     }
 }
@@ -240,7 +240,7 @@ impl Oracle {
     pub(super) fn exclusion(&self) {
         let mut locked = lock(&self.state);
         let state = &mut *locked;
-        let is_valid = |claim: &Arc<Claim>| !claim.trail.is_withdrawn() && claim.judge().is_ok();
+        let is_valid = |claim: &Arc<Claim>| !claim.send_log.is_withdrawn() && claim.judge().is_ok();
         state.guards.retain(|held| held.claim.strong_count() > 0);
         let mut valid: Vec<&Lock> = Vec::new();
         let given_up = &state.given_up;

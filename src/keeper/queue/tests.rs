@@ -12,7 +12,7 @@ fn key(name: &str) -> Key {
     Key::new("", name.to_owned()).unwrap()
 }
 
-fn waiting() -> Arc<Waiting> {
+fn waiting() -> Arc<Queues> {
     Arc::default()
 }
 
@@ -22,9 +22,9 @@ fn out(needed: usize) -> Health {
 }
 
 /// For which of the four it is worth a look what was heard since.
-fn heeded(place: &Place, seen: News) -> [bool; 4] {
-    [Heed::Notices, Heed::Doubts, Heed::Releases, Heed::Recoveries]
-        .map(|heed| place.has_happened(Event::News { seen, heed }))
+fn heeded(place: &Place, seen: Signals) -> [bool; 4] {
+    [WakeOn::Notices, WakeOn::Doubts, WakeOn::Releases, WakeOn::Recoveries]
+        .map(|wake_on| place.has_happened(Event::Signals { seen, wake_on }))
 }
 
 #[test]
@@ -115,18 +115,18 @@ fn a_node_that_is_back_is_news_for_those_who_wait_for_one() {
 #[test]
 fn news_wakes_the_head() {
     let (waiting, key) = (waiting(), key("k"));
-    let tell: [fn(&Waiting); 3] = [
+    let tell: [fn(&Queues); 3] = [
         |waiting| waiting.released("k", 7, || false),
         |waiting| waiting.doubt("k"),
-        Waiting::recovered,
+        Queues::recovered,
     ];
-    for (tell, heed) in tell.iter().zip([Heed::Notices, Heed::Doubts, Heed::Recoveries]) {
+    for (tell, wake_on) in tell.iter().zip([WakeOn::Notices, WakeOn::Doubts, WakeOn::Recoveries]) {
         let place = waiting.stand(&key);
-        let news = Event::News { seen: place.news(), heed };
+        let news = Event::Signals { seen: place.news(), wake_on };
         let mut wait = Box::pin(unconstrained(place.wait(news, None)));
         assert!((&mut wait).now_or_never().is_none());
         tell(&waiting);
-        assert!((&mut wait).now_or_never().is_some(), "{heed:?}");
+        assert!((&mut wait).now_or_never().is_some(), "{wake_on:?}");
     }
 }
 
@@ -162,7 +162,7 @@ fn whoever_waits_learns_of_an_outage_once() {
     let elsewhere = waiting.stand(&self::key("other"));
     let seen = elsewhere.news();
     let mut turn = Box::pin(unconstrained(second.wait(Event::Turn, None)));
-    let news = Event::News { seen, heed: Heed::Notices };
+    let news = Event::Signals { seen, wake_on: WakeOn::Notices };
     let mut other = Box::pin(unconstrained(elsewhere.wait(news, None)));
     assert!((&mut turn).now_or_never().is_none() && (&mut other).now_or_never().is_none());
     waiting.note(&key, start, &out(2));
@@ -187,7 +187,7 @@ fn an_outage_of_a_key_that_nobody_waits_for_is_no_reason_to_look() {
 fn whoever_takes_the_lock_tells_the_next_until_it_is_released() {
     let (waiting, key) = (waiting(), key("k"));
     let (first, second) = (waiting.stand(&key), waiting.stand(&key));
-    let holder = Holder { until: Instant::now(), seen: first.news() };
+    let holder = LocalHolder { until: Instant::now(), seen: first.news() };
     assert!(second.holder().is_none());
     first.leave_to(holder);
     assert_eq!(second.holder().map(|holder| holder.until), Some(holder.until));
@@ -201,7 +201,7 @@ fn whoever_takes_the_lock_tells_the_next_until_it_is_released() {
 fn nobody_is_left_to_be_told_who_took_the_lock() {
     let (waiting, key) = (waiting(), key("k"));
     let only = waiting.stand(&key);
-    let holder = Holder { until: Instant::now(), seen: only.news() };
+    let holder = LocalHolder { until: Instant::now(), seen: only.news() };
     only.leave_to(holder);
     assert!(waiting.is_empty());
 }
@@ -210,7 +210,7 @@ fn nobody_is_left_to_be_told_who_took_the_lock() {
 fn everything_has_happened_once_it_is_closed() {
     let (waiting, key) = (waiting(), key("k"));
     let (head, second) = (waiting.stand(&key), waiting.stand(&key));
-    let news = Event::News { seen: head.news(), heed: Heed::Notices };
+    let news = Event::Signals { seen: head.news(), wake_on: WakeOn::Notices };
     let mut waits = [(&head, news), (&second, Event::Turn)]
         .map(|(place, event)| Box::pin(unconstrained(place.wait(event, None))));
     assert!(waits.iter_mut().all(|wait| wait.now_or_never().is_none()));

@@ -66,13 +66,13 @@ impl Scene {
 }
 
 /// The renewal of a lock on three nodes, of which so many have confirmed it.
-fn item(guard: &LockGuard, confirmed: usize) -> Item {
+fn item(guard: &LockGuard, confirmed: usize) -> Renewing {
     let extension = guard.claim().next_extension(clock::now()).unwrap();
-    Item { confirmed, ..Item::new(guard.claim().clone(), extension) }
+    Renewing { confirmed, ..Renewing::new(guard.claim().clone(), extension) }
 }
 
 /// What is due after a renewal, and in what time.
-fn duties(item: &Item) -> Vec<(Duty, Duration)> {
+fn duties(item: &Renewing) -> Vec<(Duty, Duration)> {
     let entries = item.conclude(2).into_iter();
     entries.map(|(at, _, duty)| (duty, at - clock::now())).collect()
 }
@@ -207,9 +207,9 @@ async fn a_deadline_is_judged_anew_only_if_it_has_moved_back() {
     for (deadline, is_judged) in
         [(clock::now(), false), (valid_until, false), (valid_until + SECOND, true)]
     {
-        let item = Item { deadline: Some(deadline), ..item(&guard, 2) };
-        let judged = duties(&item).into_iter().find(|(duty, _)| *duty == Duty::Judge);
-        let expected = is_judged.then(|| (Duty::Judge, valid_until - clock::now()));
+        let item = Renewing { deadline: Some(deadline), ..item(&guard, 2) };
+        let judged = duties(&item).into_iter().find(|(duty, _)| *duty == Duty::Deadline);
+        let expected = is_judged.then(|| (Duty::Deadline, valid_until - clock::now()));
         assert_eq!(judged, expected);
     }
 }
@@ -247,7 +247,7 @@ async fn the_nodes_that_have_answered_are_told_with_a_failure() {
         tally.note(node, answer);
     }
     item(&guard, 2).conclude(2);
-    Item { tally, ..item(&guard, 1) }.conclude(2);
+    Renewing { tally, ..item(&guard, 1) }.conclude(2);
     assert_eq!(*told.lock().unwrap(), [(2, 2)]);
 }
 

@@ -1,40 +1,40 @@
-//! What goes down a lane: parcels, and what became of them.
+//! What goes down a lane: commands, and what became of them.
 
 use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::redis::Cmd;
 
-use super::{connection::Line, wire::Replies};
-use crate::node::{failure::Failure, trail::Trail};
+use super::{line::Line, transport::Replies};
+use crate::node::{failure::Failure, send_log::SendLog};
 
-/// One command, and the trail that may forbid it.
-pub(super) struct Parcel<'a> {
+/// One command, and the send log that may forbid it.
+pub(super) struct Outgoing<'a> {
     pub(super) cmd: Cmd,
-    pub(super) claim: Option<&'a Trail>,
+    pub(super) claim: Option<&'a SendLog>,
     /// It is a vote that a node in quarantine must not give.
     pub(super) grants: bool,
 }
 
-/// Parcels on their way down a line.
-pub(super) struct Mail<'a> {
+/// Commands on their way down a line.
+pub(super) struct Batch<'a> {
     pub(super) line: Arc<Line>,
     /// The replies, if queueing brought them already.
     pub(super) early: Option<Replies>,
-    pub(super) slots: Vec<Slot<'a>>,
+    pub(super) fates: Vec<Fate<'a>>,
 }
 
-/// What became of a parcel.
+/// What became of a command.
 #[derive(Clone, Copy)]
-pub(super) enum Slot<'a> {
-    Queued(Option<&'a Trail>),
-    /// Its trail forbade it.
+pub(super) enum Fate<'a> {
+    Queued(Option<&'a SendLog>),
+    /// Its send log forbade it.
     Withheld,
     /// The node must not vote for so long.
     Quarantined(Duration),
 }
 
-impl<'a> Slot<'a> {
-    pub(super) const fn claim(&self) -> Option<&'a Trail> {
+impl<'a> Fate<'a> {
+    pub(super) const fn claim(&self) -> Option<&'a SendLog> {
         match self {
             Self::Queued(claim) => *claim,
             Self::Withheld | Self::Quarantined(_) => None,

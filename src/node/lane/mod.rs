@@ -4,12 +4,12 @@
 //! polled, so that a release can never overtake the acquire it undoes.
 
 mod batch;
-pub(in crate::node) mod connection;
+pub(in crate::node) mod line;
 mod opening;
 mod replies;
 mod state;
+pub(in crate::node) mod transport;
 mod undo;
-pub(in crate::node) mod wire;
 
 use std::{
     convert::Infallible,
@@ -33,17 +33,17 @@ use super::{
     command::{Answer, Command},
     failure::Failure,
     lane::{
-        batch::{Mail, Parcel, Slot},
-        connection::Line,
+        batch::{Batch, Fate, Outgoing},
+        line::Line,
         state::{State, Step},
-        wire::Replies,
+        transport::Replies,
     },
     message::Database,
     presence::{Absence, Presence},
-    scripts::{Delivery, Passage, Spelling, decode, encode},
+    scripts::{Delivery, Route, ScriptRef, decode, encode},
+    send_log::{End, SendLog},
     source::Source,
     stranger::Stranger,
-    trail::{End, Trail},
 };
 use crate::{
     host::{background::Background, sync::lock},
@@ -112,7 +112,10 @@ impl Lane {
     }
 
     /// Asks things in one write and within the node timeout, connecting included; each has its own result.
-    pub(super) async fn ask(&self, items: &[(&Trail, Command)]) -> Vec<Result<Answer, NodeError>> {
+    pub(super) async fn ask(
+        &self,
+        items: &[(&SendLog, Command)],
+    ) -> Vec<Result<Answer, NodeError>> {
         let (lane, used, began) = (&self.shared, Used::default(), Instant::now());
         let asked = pin!(lane.ask_by_hash_then_text(items, &used));
         let answers = lane.bounded(&used, asked).await;
@@ -167,8 +170,8 @@ impl Lane {
     pub(super) async fn query(&self, cmds: &[Cmd]) -> Result<Vec<Result<Value, Failure>>, Failure> {
         let (lane, used) = (&self.shared, Used::default());
         Handle::try_current().map_err(|_| Failure::NoRuntime)?;
-        let parcel = |at: usize| Parcel { cmd: cmds[at].clone(), claim: None, grants: false };
-        lane.bounded(&used, pin!(lane.send(cmds.len(), parcel, &used))).await
+        let outgoing = |at: usize| Outgoing { cmd: cmds[at].clone(), claim: None, grants: false };
+        lane.bounded(&used, pin!(lane.send(cmds.len(), outgoing, &used))).await
     }
 
     pub(super) fn error(&self, failure: Failure) -> NodeError {
@@ -212,15 +215,15 @@ impl Shared {
     /// Names the scripts by their hashes, and again by their texts where the server did not know the hash.
     async fn ask_by_hash_then_text(
         self: &Arc<Self>,
-        items: &[(&Trail, Command)],
+        items: &[(&SendLog, Command)],
         used: &Used,
     ) -> Result<Vec<Result<Answer, Failure>>, Failure> {
-        let by_hash = |at: usize| self.parcel(items[at], Spelling::Hash);
+        let by_hash = |at: usize| self.outgoing(items[at], ScriptRef::Hash);
         let mut replies = self.send(items.len(), by_hash, used).await?;
         let is_unknown = |&at: &usize| is_unknown_script(&replies[at]);
         let unknown: Vec<usize> = (0..items.len()).filter(is_unknown).collect();
         if !unknown.is_empty() {
-            let by_text = |at: usize| self.parcel(items[unknown[at]], Spelling::Text);
+            let by_text = |at: usize| self.outgoing(items[unknown[at]], ScriptRef::Text);
             let again = self.send(unknown.len(), by_text, used).await?;
             for (&at, reply) in unknown.iter().zip(again) {
                 replies[at] = reply;
@@ -229,17 +232,21 @@ impl Shared {
         Ok(replies.into_iter().map(|reply| Ok(decode(&reply?)?)).collect())
     }
 
-    fn parcel<'a>(&self, (trail, command): (&'a Trail, Command), spelling: Spelling) -> Parcel<'a> {
+    fn outgoing<'a>(
+        &self,
+        (send_log, command): (&'a SendLog, Command),
+        script_ref: ScriptRef,
+    ) -> Outgoing<'a> {
         // Another line may come in between: then one release too many, or too few, is announced.
         let announces = command.claims() || self.line().is_none_or(|line| line.announces());
-        let cmd = encode(command, trail, spelling, self.passage(announces));
-        Parcel { cmd, claim: command.claims().then_some(trail), grants: command.grants() }
+        let cmd = encode(command, send_log, script_ref, self.route(announces));
+        Outgoing { cmd, claim: command.claims().then_some(send_log), grants: command.grants() }
     }
 
-    fn passage(&self, announces: bool) -> Passage {
+    fn route(&self, announces: bool) -> Route {
         let is_cluster = self.source.is_cluster();
         let delivery = if is_cluster { Delivery::AnyTimes } else { Delivery::AtMostOnce };
-        Passage { delivery, database: self.database.get(), announces }
+        Route { delivery, database: self.database.get(), announces }
     }
 
     fn line(&self) -> Option<Arc<Line>> {
@@ -249,25 +256,25 @@ impl Shared {
         }
     }
 
-    /// Queues parcels on the line, opening one if there is none, and waits for their replies.
+    /// Queues commands on the line, opening one if there is none, and waits for their replies.
     async fn send<'a>(
         self: &Arc<Self>,
         count: usize,
-        parcel: impl Fn(usize) -> Parcel<'a> + Send + Sync,
+        outgoing: impl Fn(usize) -> Outgoing<'a> + Send + Sync,
         used: &Used,
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
         let _room = self.room.acquire().await;
         let mut began_connecting = false;
         // Not boxed: this is the one large part of a call, and every call has it.
         let mut sending = pin!(None);
-        let mut mail = loop {
+        let mut batch = loop {
             // Made before the lane is locked: others wait for it.
-            let mut parcels: Vec<_> = (0..count).map(&parcel).collect();
+            let mut outgoing: Vec<_> = (0..count).map(&outgoing).collect();
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             let queue = poll_fn(|cx| {
-                let parcels = std::mem::take(&mut parcels);
-                let queued = self.queue(parcels, &mut began_connecting, |line, cmds| {
+                let outgoing = std::mem::take(&mut outgoing);
+                let queued = self.queue(outgoing, &mut began_connecting, |line, cmds| {
                     // A task that has used up its budget would be turned away, and its place be lost.
                     sending.set(Some(unconstrained(line.send(cmds))));
                     poll_some(sending.as_mut(), cx)
@@ -275,27 +282,27 @@ impl Shared {
                 Poll::Ready(queued)
             });
             match queue.await? {
-                Some(mail) => break mail,
+                Some(batch) => break batch,
                 None => changed.await,
             }
         };
-        *lock(used) = Some(mail.line.clone());
-        let replies = match mail.early.take() {
+        *lock(used) = Some(batch.line.clone());
+        let replies = match batch.early.take() {
             Some(replies) => replies,
             None => poll_fn(|cx| poll_some(sending.as_mut(), cx)).await,
         };
-        self.deliver(&mail, replies)
+        self.deliver(&batch, replies)
     }
 
-    /// Queues the parcels on the line by `post`. `None`: wait for the lane to change.
+    /// Queues the commands on the line by `post`. `None`: wait for the lane to change.
     ///
-    /// The lane stays locked meanwhile, so that what a trail may still send is queued before its release.
+    /// The lane stays locked meanwhile, so that what a send log may still send is queued before its release.
     fn queue<'a>(
         self: &Arc<Self>,
-        parcels: Vec<Parcel<'a>>,
+        outgoing: Vec<Outgoing<'a>>,
         began_connecting: &mut bool,
         post: impl FnOnce(&Line, Vec<Cmd>) -> Poll<Replies>,
-    ) -> Result<Option<Mail<'a>>, Failure> {
+    ) -> Result<Option<Batch<'a>>, Failure> {
         let mut state = lock(&self.state);
         let line = match state.step(*began_connecting)? {
             Step::Use(line) => line,
@@ -308,21 +315,21 @@ impl Shared {
                 return Ok(None);
             }
         };
-        let mut slots = Vec::with_capacity(parcels.len());
-        let mut cmds = Vec::with_capacity(parcels.len());
+        let mut fates = Vec::with_capacity(outgoing.len());
+        let mut cmds = Vec::with_capacity(outgoing.len());
         let quarantine = line.quarantine();
-        for Parcel { cmd, claim, grants } in parcels {
+        for Outgoing { cmd, claim, grants } in outgoing {
             if let Some(left) = quarantine.filter(|_| grants) {
-                slots.push(Slot::Quarantined(left));
-            } else if claim.is_some_and(|trail| !trail.begin(self.index, &line)) {
-                slots.push(Slot::Withheld);
+                fates.push(Fate::Quarantined(left));
+            } else if claim.is_some_and(|send_log| !send_log.begin(self.index, &line)) {
+                fates.push(Fate::Withheld);
             } else {
-                slots.push(Slot::Queued(claim));
+                fates.push(Fate::Queued(claim));
                 cmds.push(cmd);
             }
         }
         if cmds.is_empty() {
-            return Err(slots.first().and_then(Slot::failure).unwrap_or(Failure::Withdrawn));
+            return Err(fates.first().and_then(Fate::failure).unwrap_or(Failure::Withdrawn));
         }
         let early = match post(&line, cmds) {
             Poll::Ready(Err(error)) if error.is_unrecoverable_error() => None,
@@ -330,11 +337,11 @@ impl Shared {
             Poll::Pending => Some(None),
         };
         if let Some(early) = early {
-            return Ok(Some(Mail { line, early, slots }));
+            return Ok(Some(Batch { line, early, fates }));
         }
         // The connection had ended while nothing was under way: another may be tried.
-        let trails = slots.iter().filter_map(Slot::claim);
-        trails.for_each(|trail| trail.end(self.index, &line, End::Void));
+        let trails = fates.iter().filter_map(Fate::claim);
+        trails.for_each(|send_log| send_log.end(self.index, &line, End::Void));
         let failures = line.retire();
         *state = State::Down { failures, since: Instant::now(), cause: Failure::NotConnected };
         drop(state);

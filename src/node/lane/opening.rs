@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     Shared,
-    connection::Line,
+    line::Line,
     state::{State, Step},
 };
 use crate::host::{sync::lock, tasks};

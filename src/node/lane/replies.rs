@@ -6,48 +6,48 @@ use deadpool_redis::redis::{RedisError, Value};
 
 use super::{
     Blame, Shared,
-    batch::{Mail, Slot},
-    connection::Line,
-    wire::Replies,
+    batch::{Batch, Fate},
+    line::Line,
+    transport::Replies,
 };
-use crate::node::{failure::Failure, presence::Absence, scripts::is_unannounced, trail::End};
+use crate::node::{failure::Failure, presence::Absence, scripts::is_unannounced, send_log::End};
 
 impl Shared {
-    /// Learns from the replies how the line is, and gives each parcel its own.
+    /// Learns from the replies how the line is, and gives each command its own.
     pub(super) fn deliver(
         &self,
-        mail: &Mail<'_>,
+        batch: &Batch<'_>,
         replies: Replies,
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
         let replies = replies.inspect_err(|error| {
             if error.is_unrecoverable_error() {
-                self.retire(&mail.line, Blame::Connection, error.clone().into());
+                self.retire(&batch.line, Blame::Connection, error.clone().into());
             }
         })?;
         // A cluster's connection finds the new primary itself.
-        let may_be_demoted = !mail.line.is_to_cluster();
+        let may_be_demoted = !batch.line.is_to_cluster();
         let is_demoted = |reply: &&Result<_, RedisError>| {
             may_be_demoted
                 && reply.as_ref().is_err_and(|error| DEMOTED.contains(&error.code().unwrap_or("")))
         };
         let demoted = replies.iter().find(is_demoted);
-        mail.line.replied(demoted.is_none());
+        batch.line.replied(demoted.is_none());
         if replies.iter().flatten().any(is_unannounced) {
             tracing::debug!(node = %self.name, "the user may not announce releases");
-            mail.line.announces_no_more();
+            batch.line.announces_no_more();
         }
         if let Some(Err(error)) = demoted {
-            self.retire(&mail.line, Blame::Node, error.clone().into());
+            self.retire(&batch.line, Blame::Node, error.clone().into());
         }
-        self.note_presence(mail, &replies);
+        self.note_presence(batch, &replies);
         let mut replies = replies.into_iter();
-        Ok(mail.slots.iter().map(|slot| self.open(*slot, &mail.line, &mut replies)).collect())
+        Ok(batch.fates.iter().map(|fate| self.open(*fate, &batch.line, &mut replies)).collect())
     }
 
     /// Learns from the replies whether the node is there and does its work. Of a cluster they tell nothing: each
     /// is one server's.
-    fn note_presence(&self, mail: &Mail<'_>, replies: &[Result<Value, RedisError>]) {
-        if mail.line.is_to_cluster() {
+    fn note_presence(&self, batch: &Batch<'_>, replies: &[Result<Value, RedisError>]) {
+        if batch.line.is_to_cluster() {
             return self.presence.answers(|| true);
         }
         let errors = replies.iter().filter_map(|reply| reply.as_ref().err());
@@ -56,22 +56,22 @@ impl Shared {
             return self.presence.goes(Absence::Unfit, error);
         }
         self.presence.answers(|| {
-            let queued = mail.slots.iter().filter(|slot| slot.failure().is_none());
-            queued.zip(replies).any(|(slot, reply)| slot.claim().is_some() && reply.is_ok())
+            let queued = batch.fates.iter().filter(|fate| fate.failure().is_none());
+            queued.zip(replies).any(|(fate, reply)| fate.claim().is_some() && reply.is_ok())
         });
     }
 
     fn open(
         &self,
-        slot: Slot<'_>,
+        fate: Fate<'_>,
         line: &Arc<Line>,
         replies: &mut impl Iterator<Item = Result<Value, RedisError>>,
     ) -> Result<Value, Failure> {
-        let Slot::Queued(claim) = slot else {
-            return Err(slot.failure().unwrap_or(Failure::Withdrawn));
+        let Fate::Queued(claim) = fate else {
+            return Err(fate.failure().unwrap_or(Failure::Withdrawn));
         };
         let reply = replies.next().ok_or(Failure::Shape)?;
-        if let Some(trail) = claim {
+        if let Some(send_log) = claim {
             let how = match &reply {
                 Ok(_) => End::CarriedOut,
                 // The last reply is not all: a cluster's connection may have sent the command before.
@@ -79,7 +79,7 @@ impl Shared {
                 // A script that fails has not written anything yet.
                 Err(_) => End::Void,
             };
-            trail.end(self.index, line, how);
+            send_log.end(self.index, line, how);
         }
         Ok(reply?)
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::connection::Line;
+use super::line::Line;
 use crate::node::failure::Failure;
 use crate::types::retry::below;
 

@@ -5,8 +5,8 @@ use std::future::Future;
 use super::Shared;
 use crate::node::{
     command::Command,
-    scripts::{Spelling, encode},
-    trail::Trail,
+    scripts::{ScriptRef, encode},
+    send_log::SendLog,
 };
 
 impl Shared {
@@ -15,25 +15,25 @@ impl Shared {
     /// text, since nobody would hear of an unknown hash.
     pub(super) fn undo_on_retired_lines<'a>(
         &'a self,
-        items: &'a [(&Trail, Command)],
+        items: &'a [(&SendLog, Command)],
     ) -> Option<impl Future<Output = ()> + use<'a>> {
         let releases = items.iter().filter(|(_, command)| !command.claims());
         let undos: Vec<_> = releases
-            .flat_map(|&(trail, command)| {
-                let lines = trail.retired_lines(self.index);
-                lines.into_iter().map(move |line| (line, trail, command))
+            .flat_map(|&(send_log, command)| {
+                let lines = send_log.retired_lines(self.index);
+                lines.into_iter().map(move |line| (line, send_log, command))
             })
             .collect();
         if undos.is_empty() {
             return None;
         }
         Some(async move {
-            for (line, trail, command) in undos {
-                let passage = self.passage(line.announces());
-                let undo = encode(command, trail, Spelling::Text, passage);
+            for (line, send_log, command) in undos {
+                let route = self.route(line.announces());
+                let undo = encode(command, send_log, ScriptRef::Text, route);
                 let undo = { undo }.set_no_response(true).take();
                 if line.undo(&undo, self.node_timeout).await {
-                    trail.undone_on(self.index, &line);
+                    send_log.undone_on(self.index, &line);
                 }
             }
         })

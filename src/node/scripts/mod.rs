@@ -5,15 +5,15 @@ use std::{sync::LazyLock, time::Duration};
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value};
 
 use super::{
-    command::{Answer, Command, Released, Sighting, Touch},
+    command::{Answer, Command, KeyState, Released, Touch},
     message::Message,
-    trail::Trail,
+    send_log::SendLog,
 };
 use crate::types::{attempt_id::AttemptId, token::OwnerToken, validity::millis};
 
 /// How a script is named to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spelling {
+pub(super) enum ScriptRef {
     /// By its hash: short, but the server may not know it (`NOSCRIPT`).
     Hash,
     /// By its text.
@@ -28,9 +28,9 @@ pub(super) enum Delivery {
     AnyTimes,
 }
 
-/// What a command must heed about the connection that it goes down.
+/// What a command must know of the connection that it goes down.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Passage {
+pub(super) struct Route {
     pub(super) delivery: Delivery,
     /// The database that it leads to, as far as that is known.
     pub(super) database: Option<i64>,
@@ -38,24 +38,29 @@ pub(super) struct Passage {
     pub(super) announces: bool,
 }
 
-/// The `EVALSHA` or `EVAL` that asks `command` about the trail's key, owner and attempt.
-pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling, passage: Passage) -> Cmd {
+/// The `EVALSHA` or `EVAL` that asks `command` about the send log's key, owner and attempt.
+pub(super) fn encode(
+    command: Command,
+    send_log: &SendLog,
+    script_ref: ScriptRef,
+    route: Route,
+) -> Cmd {
     let (script, text) = match command {
         Command::Acquire { .. } => (&ACQUIRE, ACQUIRE_TEXT),
         Command::Touch { .. } => (&TOUCH, TOUCH_TEXT),
         Command::Release { .. } => (&RELEASE, RELEASE_TEXT),
         Command::Inspect => (&INSPECT, INSPECT_TEXT),
     };
-    let (name, script) = match spelling {
-        Spelling::Hash => ("EVALSHA", script.get_hash()),
-        Spelling::Text => ("EVAL", text),
+    let (name, script) = match script_ref {
+        ScriptRef::Hash => ("EVALSHA", script.get_hash()),
+        ScriptRef::Text => ("EVAL", text),
     };
     // Sized for all that follows: a command that grows step by step costs more than all the rest.
-    let keys = trail.key.lock.len() + trail.key.fence.len() + trail.key.channel.len();
-    let size = name.len() + script.len() + keys + trail.owner.as_str().len() + MOST_OF_NUMBERS;
+    let keys = send_log.key.lock.len() + send_log.key.fence.len() + send_log.key.channel.len();
+    let size = name.len() + script.len() + keys + send_log.owner.as_str().len() + MOST_OF_NUMBERS;
     let mut cmd = Cmd::with_capacity(MOST_ARGUMENTS, size);
-    cmd.arg(name).arg(script).arg(2).arg(&trail.key.lock).arg(&trail.key.fence);
-    let (owner, id) = (trail.owner.as_str(), trail.id.text());
+    cmd.arg(name).arg(script).arg(2).arg(&send_log.key.lock).arg(&send_log.key.fence);
+    let (owner, id) = (send_log.owner.as_str(), send_log.id.text());
     match command {
         Command::Acquire { ttl, proposal } => {
             cmd.arg(owner).arg(millis(ttl)).arg(proposal).arg(FENCE_TTL_MS).arg(id);
@@ -71,11 +76,11 @@ pub(super) fn encode(command: Command, trail: &Trail, spelling: Spelling, passag
             cmd.arg(id).arg(mode);
         }
         Command::Release { held, keep } => {
-            let message = held.map(|token| Message { token, database: passage.database });
+            let message = held.map(|token| Message { token, database: route.database });
             // A lock that was never held nobody waits for.
-            let message = message.filter(|_| passage.announces).map(|message| message.to_string());
-            let channel = if message.is_some() { trail.key.channel.as_str() } else { "" };
-            let again = held.is_some() && passage.delivery == Delivery::AnyTimes;
+            let message = message.filter(|_| route.announces).map(|message| message.to_string());
+            let channel = if message.is_some() { send_log.key.channel.as_str() } else { "" };
+            let again = held.is_some() && route.delivery == Delivery::AnyTimes;
             cmd.arg(owner).arg(id).arg(channel).arg(held.unwrap_or_default());
             cmd.arg(keep.map_or(0, millis)).arg(message.unwrap_or_default());
             cmd.arg(if again { "again" } else { "" });
@@ -133,7 +138,7 @@ fn released(counter: &Value, how: impl FnOnce(u64) -> Released) -> Option<Answer
 fn seen(fields: &[Value]) -> Option<Answer> {
     let [value, Value::Int(pttl), token, id, letter] = fields else { return None };
     let value = OwnerToken::found(bytes(value)?);
-    Some(Answer::Seen(Sighting {
+    Some(Answer::Seen(KeyState {
         value: Some(value).filter(|_| *pttl != NO_SUCH_KEY),
         expires_in: u64::try_from(*pttl).ok().map(Duration::from_millis),
         token: number(token)?,
@@ -253,11 +258,11 @@ mod tests {
     #[test]
     fn a_release_names_its_database_and_its_channel_if_it_may() {
         let key = Arc::new(Key::new("", "k".into()).unwrap());
-        let trail = Trail::new(key, OwnerToken::random(), AttemptId::EMPTY, 1);
+        let send_log = SendLog::new(key, OwnerToken::random(), AttemptId::EMPTY, 1);
         let release = |announces, database| {
-            let passage = Passage { delivery: Delivery::AtMostOnce, database, announces };
+            let route = Route { delivery: Delivery::AtMostOnce, database, announces };
             let command = Command::Release { held: Some(7), keep: None };
-            let cmd = encode(command, &trail, Spelling::Hash, passage);
+            let cmd = encode(command, &send_log, ScriptRef::Hash, route);
             let text = String::from_utf8(cmd.get_packed_command()).unwrap();
             let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect();
             [7, 8, 10].map(|at| words[at].clone())

@@ -1,11 +1,11 @@
-//! A trail: where a claim's commands went, and whether more may follow.
+//! A send log: where a claim's commands went, and whether more may follow.
 
 use std::sync::{
     Arc, Mutex, Weak,
     atomic::{AtomicBool, Ordering},
 };
 
-use super::lane::connection::Line;
+use super::lane::line::Line;
 use crate::{
     host::sync::lock,
     types::{attempt_id::AttemptId, key::Key, token::OwnerToken},
@@ -27,7 +27,7 @@ struct Sent {
 
 /// A key, an owner token and an attempt on their way: where commands about them went, and whether more may follow.
 #[derive(Debug)]
-pub(crate) struct Trail {
+pub(crate) struct SendLog {
     pub(crate) key: Arc<Key>,
     pub(crate) owner: OwnerToken,
     pub(crate) id: AttemptId,
@@ -35,7 +35,7 @@ pub(crate) struct Trail {
     sent: Box<[Mutex<Sent>]>,
 }
 
-impl Trail {
+impl SendLog {
     pub(crate) fn new(key: Arc<Key>, owner: OwnerToken, id: AttemptId, nodes: usize) -> Self {
         let sent = (0..nodes).map(|_| Mutex::default()).collect();
         Self { key, owner, id, withdrawn: AtomicBool::new(false), sent }
@@ -72,7 +72,7 @@ impl Trail {
         answered.is_some_and(|line| line.upgrade().is_none_or(|line| line.is_retired()))
     }
 
-    /// Notes that a claiming command is about to be queued on a line, unless the trail was withdrawn.
+    /// Notes that a claiming command is about to be queued on a line, unless the send log was withdrawn.
     ///
     /// It is noted before that is asked: whoever withdraws and then looks cannot miss it.
     pub(super) fn begin(&self, node: usize, line: &Arc<Line>) -> bool {
@@ -110,7 +110,7 @@ impl Trail {
         }
     }
 
-    /// Notes a claiming command to a node that answers at once, unless the trail was withdrawn.
+    /// Notes a claiming command to a node that answers at once, unless the send log was withdrawn.
     pub(super) fn carry_out(&self, node: usize) -> bool {
         let mut sent = lock(&self.sent[node]);
         let may = !self.is_withdrawn();
@@ -150,51 +150,51 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
-    use crate::node::lane::wire::Wire;
+    use crate::node::lane::transport::Transport;
 
-    fn trail() -> Trail {
+    fn send_log() -> SendLog {
         let key = Key::new("", "k".to_owned()).unwrap();
-        Trail::new(key.into(), OwnerToken::random(), AttemptId::EMPTY, 1)
+        SendLog::new(key.into(), OwnerToken::random(), AttemptId::EMPTY, 1)
     }
 
     async fn line() -> Arc<Line> {
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (ours, _theirs) = duplex(64);
         let (connection, _driver) = MultiplexedConnection::new(&info, ours).await.unwrap();
-        Arc::new(Line::new(Wire::Server(connection), 0, None))
+        Arc::new(Line::new(Transport::Server(connection), 0, None))
     }
 
     #[tokio::test]
     async fn a_grant_that_the_release_may_have_overtaken_is_undone_on_its_own_line() {
-        let (trail, line) = (trail(), line().await);
-        assert!(trail.begin(0, &line));
+        let (send_log, line) = (send_log(), line().await);
+        assert!(send_log.begin(0, &line));
         line.retire();
-        trail.withdraw();
-        trail.end(0, &line, End::CarriedOut);
-        assert_eq!(trail.retired_lines(0).len(), 1);
-        trail.undone_on(0, &line);
-        assert_eq!(trail.retired_lines(0).len(), 0);
+        send_log.withdraw();
+        send_log.end(0, &line, End::CarriedOut);
+        assert_eq!(send_log.retired_lines(0).len(), 1);
+        send_log.undone_on(0, &line);
+        assert_eq!(send_log.retired_lines(0).len(), 0);
     }
 
     #[tokio::test]
     async fn what_was_answered_before_the_withdrawal_needs_no_undo_of_its_own() {
-        let (trail, line) = (trail(), line().await);
-        assert!(trail.begin(0, &line));
+        let (send_log, line) = (send_log(), line().await);
+        assert!(send_log.begin(0, &line));
         line.retire();
-        trail.end(0, &line, End::CarriedOut);
-        trail.withdraw();
-        assert_eq!(trail.retired_lines(0).len(), 0);
-        assert!(trail.may_hold(0));
+        send_log.end(0, &line, End::CarriedOut);
+        send_log.withdraw();
+        assert_eq!(send_log.retired_lines(0).len(), 0);
+        assert!(send_log.may_hold(0));
     }
 
     #[tokio::test]
     async fn what_was_never_carried_out_needs_no_undo() {
-        let (trail, line) = (trail(), line().await);
-        assert!(trail.begin(0, &line));
-        trail.withdraw();
+        let (send_log, line) = (send_log(), line().await);
+        assert!(send_log.begin(0, &line));
+        send_log.withdraw();
         line.retire();
-        trail.end(0, &line, End::Void);
-        assert_eq!(trail.retired_lines(0).len(), 0);
-        assert!(!trail.may_hold(0));
+        send_log.end(0, &line, End::Void);
+        assert_eq!(send_log.retired_lines(0).len(), 0);
+        assert!(!send_log.may_hold(0));
     }
 }

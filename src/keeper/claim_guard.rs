@@ -1,17 +1,17 @@
-//! An armed claim: dropping it hands it to the keeper, which releases it. That is why nothing is left behind.
+//! A claim guard: dropping it hands it to the keeper, which releases it. That is why nothing is left behind.
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use crate::{
     claim::{Claim, origin::Offer},
     keeper::{Job, Keeper, Work},
-    node::Trail,
+    node::SendLog,
     types::{attempt_id::AttemptId, error::Result, key::Key, token::OwnerToken},
 };
 
 /// A claim that is released when dropped, unless one of its methods has ended it.
 #[derive(Debug)]
-pub(crate) struct Armed {
+pub(crate) struct ClaimGuard {
     claim: Option<Arc<Claim>>,
     keeper: Arc<Keeper>,
 }
@@ -24,19 +24,19 @@ impl Keeper {
         owner: OwnerToken,
         id: AttemptId,
         offer: Offer,
-    ) -> Result<Armed> {
-        let trail = Trail::new(key, owner, id, self.ledger.links.len());
+    ) -> Result<ClaimGuard> {
+        let send_log = SendLog::new(key, owner, id, self.ledger.clients.len());
         let drift = self.settings.clock_drift;
-        let claim = Arc::new(Claim::new(self.ledger.next_id(), trail, drift, offer));
+        let claim = Arc::new(Claim::new(self.ledger.next_id(), send_log, drift, offer));
         self.ledger.enter(claim.clone());
-        let armed = Armed { claim: Some(claim), keeper: self.clone() };
+        let armed = ClaimGuard { claim: Some(claim), keeper: self.clone() };
         // Asked after the entry: either `close` sees the claim, or this sees that the manager is closed.
         self.check_open()?;
         Ok(armed)
     }
 }
 
-impl Armed {
+impl ClaimGuard {
     #[expect(
         clippy::expect_used,
         reason = "only the methods that consume the guard take the claim"
@@ -84,7 +84,7 @@ impl Armed {
     }
 }
 
-impl Drop for Armed {
+impl Drop for ClaimGuard {
     fn drop(&mut self) {
         let Some(claim) = self.claim.take() else { return };
         claim.withdraw();

@@ -1,4 +1,4 @@
-//! The wire: the connection itself, to one server or to a cluster of them.
+//! The transport: the connection itself, to one server or to a cluster of them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use deadpool_redis::cluster::ClusterConnection;
 
 /// A connection that any number of callers may use at a time.
 #[derive(Clone)]
-pub(in crate::node) enum Wire {
+pub(in crate::node) enum Transport {
     Server(MultiplexedConnection),
     #[cfg(feature = "cluster")]
     Cluster(ClusterConnection),
@@ -21,7 +21,7 @@ pub(in crate::node) enum Wire {
     Simulated(crate::simulation::Wire),
 }
 
-impl Wire {
+impl Transport {
     /// Sends one command; it takes its place in the order at the first poll.
     pub(in crate::node) async fn send_one(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
         match self {

@@ -16,12 +16,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::wire::{Replies, Wire};
+use super::transport::{Replies, Transport};
 use crate::host::{clock, sync::lock};
 
 /// One connection of a lane.
 pub(crate) struct Line {
-    wire: Wire,
+    wire: Transport,
     /// Until then the node, which has restarted, must not vote.
     quarantined_until: Option<Instant>,
     /// The lines before it that came to nothing; forgotten once this one has proved useful.
@@ -38,7 +38,7 @@ pub(crate) struct Line {
 
 impl Line {
     pub(in crate::node) fn new(
-        wire: Wire,
+        wire: Transport,
         failures: u32,
         quarantined_until: Option<Instant>,
     ) -> Self {
