@@ -209,16 +209,17 @@ async fn a_silent_server_is_an_outage_of_its_own_keys_only() {
         }
         silent.pause();
         for _ in 0..2 {
-            let error = within(manager.lock(sick).acquire()).await.unwrap_err();
+            let error = within(manager.lock(sick).ttl(secs(3)).acquire()).await.unwrap_err();
             assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+            // What the client sends late, behind its release, the TTL ends.
             eventually("the others are found again", async || {
-                within(manager.lock(healthy).try_acquire()).await.is_ok()
+                within(manager.lock(healthy).ttl(secs(3)).try_acquire()).await.is_ok()
             })
             .await;
         }
         silent.resume();
         eventually("it works again", async || {
-            within(manager.lock(sick).try_acquire()).await.is_ok()
+            within(manager.lock(sick).ttl(secs(3)).try_acquire()).await.is_ok()
         })
         .await;
     }
