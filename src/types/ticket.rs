@@ -7,7 +7,7 @@ use super::{
     token::{FencingToken, OwnerToken},
 };
 
-/// What another process needs to take a lock over: made by [`LockGuard::into_ticket`], redeemed by
+/// What another process needs to take a lock over: made by [`LockGuard::into_ticket`](crate::LockGuard::into_ticket), redeemed by
 /// [`LockManager::adopt`](crate::LockManager::adopt).
 ///
 /// It holds the whole owner token, so treat it as a secret. With the feature `serde` it can be serialised.
