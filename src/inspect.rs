@@ -179,18 +179,17 @@ impl NodeHealth {
 pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> {
     let key = keeper.key(key)?;
     keeper.check_runtime()?;
-    let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
-    let send_log =
-        SendLog::new(key.into(), OwnerToken::found(b""), AttemptId::EMPTY, ledger.clients.len());
+    let (nodes, quorum) = (&keeper.quorum, keeper.quorum.needed());
+    let send_log = SendLog::new(key.into(), OwnerToken::found(b""), AttemptId::EMPTY, nodes.len());
     let vote = async |node: usize| {
-        let seen = match ledger.clients[node].ask(&send_log, Command::Inspect).await {
+        let seen = match nodes.client(node).ask(&send_log, Command::Inspect).await {
             Ok(Answer::Seen(sighting)) => Ok(sighting),
-            Ok(_) => Err(ledger.nodes[node].odd_answer()),
+            Ok(_) => Err(nodes.node(node).odd_answer()),
             Err(error) => Err(error),
         };
-        NodeVote::new(ledger.nodes[node].name().to_owned(), seen)
+        NodeVote::new(nodes.node(node).name().to_owned(), seen)
     };
-    let votes = join_all((0..ledger.clients.len()).map(vote)).await;
+    let votes = join_all((0..nodes.len()).map(vote)).await;
     let errors: Vec<NodeError> = votes.iter().filter_map(|vote| vote.error().cloned()).collect();
     let reached = votes.len() - errors.len();
     if reached < quorum {
@@ -202,12 +201,12 @@ pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> 
 
 /// Pings every node.
 pub(crate) async fn ping(keeper: &Keeper) -> Vec<NodeHealth> {
-    let ledger = &keeper.ledger;
+    let nodes = &keeper.quorum;
     let health = async |node: usize| {
-        let round_trip = ledger.clients[node].ping().await;
-        NodeHealth { name: ledger.nodes[node].name().to_owned(), round_trip }
+        let round_trip = nodes.client(node).ping().await;
+        NodeHealth { name: nodes.node(node).name().to_owned(), round_trip }
     };
-    join_all((0..ledger.clients.len()).map(health)).await
+    join_all((0..nodes.len()).map(health)).await
 }
 
 /// Who holds the lock on a majority of nodes.

@@ -34,7 +34,7 @@ pub(crate) async fn attempt(
     }
     let answering = &Health::Answering;
     let health = outcome.as_ref().map_or_else(|refusal| &refusal.health, |_| answering);
-    keeper.ledger.waiting.note(&spec.key, began, health);
+    keeper.queues.note(&spec.key, began, health);
     outcome
 }
 

@@ -15,8 +15,8 @@ use crate::{
     keeper::{
         claim_guard::ClaimGuard,
         grant::{Grant, VoteRound, hold},
-        ledger::Ledger,
         outage::Health,
+        quorum::Quorum,
     },
     node::{Answer, Command, Touch, round::Reply},
     types::error::{Error, NodeError, Result},
@@ -29,7 +29,7 @@ pub(super) struct Election<'a> {
     answers: VoteRound,
     armed: ClaimGuard,
     claim: Arc<Claim>,
-    ledger: Arc<Ledger>,
+    nodes: Arc<Quorum>,
     quorum: usize,
     proposal: u64,
     began: Instant,
@@ -49,21 +49,21 @@ struct Refused {
 
 impl<'a> Election<'a> {
     pub(super) fn new(spec: &'a LockSpec, armed: ClaimGuard, until: Option<Instant>) -> Self {
-        let (claim, ledger) = (armed.claim().clone(), armed.keeper().ledger.clone());
+        let (claim, nodes) = (armed.claim().clone(), armed.keeper().quorum.clone());
         let answers = VoteRound::new(armed.keeper().clone(), claim.clone(), spec.ttl, until);
-        let nodes = ledger.clients.len();
+        let count = nodes.len();
         Self {
-            quorum: ledger.quorum(),
+            quorum: nodes.needed(),
             spec,
             answers,
             armed,
             claim,
-            ledger,
+            nodes,
             proposal: clock::proposal(),
             began: clock::now(),
             ask_order: AskOrder::AllAtOnce,
-            asked: vec![false; nodes],
-            reports: vec![Report::Awaited; nodes],
+            asked: vec![false; count],
+            reports: vec![Report::Awaited; count],
             refusals: Vec::new(),
             errors: Vec::new(),
         }
@@ -80,7 +80,7 @@ impl<'a> Election<'a> {
     async fn open(&mut self) -> Result<(), Refusal> {
         let order = match self.ask_order {
             AskOrder::AllAtOnce | AskOrder::Census => Vec::new(),
-            AskOrder::OneFirst => self.ledger.order_of(&self.spec.key),
+            AskOrder::OneFirst => self.nodes.order_of(&self.spec.key),
         };
         for node in order {
             self.ask(&[node]);
@@ -107,7 +107,7 @@ impl<'a> Election<'a> {
         let acquire = Command::Acquire { ttl, proposal: self.proposal };
         for &node in nodes {
             self.asked[node] = true;
-            self.answers.round.push(node, sent, self.ledger.ask(node, &self.claim, acquire));
+            self.answers.round.push(node, sent, self.nodes.ask(node, &self.claim, acquire));
         }
     }
 
@@ -151,7 +151,7 @@ impl<'a> Election<'a> {
             ((0..self.reports.len()).filter(awaited).collect::<Vec<_>>(), self.began.elapsed());
         for node in silent {
             self.reports[node] = Report::Out;
-            self.errors.push(self.ledger.nodes[node].no_answer(waited));
+            self.errors.push(self.nodes.node(node).no_answer(waited));
         }
     }
 
@@ -167,7 +167,7 @@ impl<'a> Election<'a> {
         let told = self.reports[node].told().unwrap_or_default();
         self.reports[node] = Report::Raising(told);
         let raise = Command::Touch { ttl: None, token: to, mode: Touch::Raise };
-        self.answers.round.push(node, clock::now(), self.ledger.ask(node, &self.claim, raise));
+        self.answers.round.push(node, clock::now(), self.nodes.ask(node, &self.claim, raise));
     }
 
     fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
@@ -207,7 +207,7 @@ impl<'a> Election<'a> {
         let sent = clock::now();
         for node in 0..self.asked.len() {
             let mark = Command::Touch { ttl: None, token, mode: Touch::Extend };
-            self.answers.round.push(node, sent, self.ledger.ask(node, &self.claim, mark));
+            self.answers.round.push(node, sent, self.nodes.ask(node, &self.claim, mark));
         }
         if let Some(Some(Reply { node, sent, answer: Ok(answer) })) =
             self.answers.round.next().now_or_never()

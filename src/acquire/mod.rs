@@ -20,9 +20,9 @@ use crate::{
     keeper::{
         Keeper,
         claim_guard::ClaimGuard,
-        ledger::Subscriptions,
         outage::Health,
         queue::{Event, LocalHolder, Place, Signals, WakeOn},
+        quorum::Subscriptions,
     },
     metrics::Acquiring,
     types::{
@@ -104,7 +104,7 @@ impl Acquire<'_> {
                 Err(refusal) => pause = Some(self.pause_after(refusal)?),
             }
         }
-        let place = self.keeper.ledger.waiting.stand(&self.spec.key);
+        let place = self.keeper.queues.stand(&self.spec.key);
         let mut seen = place.arrival;
         if !place.is_first {
             self.stand(&place).await?;
@@ -176,7 +176,7 @@ impl Acquire<'_> {
                 biased;
                 () = place.wait(event, outage) => if place.has_happened(event) { return },
                 () = sleep_until(end.unwrap_or(self.limits.began)), if end.is_some() => return,
-                never = self.keeper.ledger.mend(), if hopes => match never {},
+                never = self.keeper.quorum.mend(), if hopes => match never {},
             }
         }
     }
@@ -188,8 +188,8 @@ impl Acquire<'_> {
     }
 
     fn listen(&mut self) {
-        let (ledger, key) = (&self.keeper.ledger, &self.spec.key);
-        self.subscriptions.get_or_insert_with(|| ledger.listen(key));
+        let (quorum, key) = (&self.keeper.quorum, &self.spec.key);
+        self.subscriptions.get_or_insert_with(|| quorum.listen(key));
     }
 
     /// Makes an attempt that ends in time.
@@ -207,12 +207,12 @@ impl Acquire<'_> {
     }
 
     fn ask_order(&self) -> AskOrder {
-        let ledger = &self.keeper.ledger;
+        let Keeper { quorum, queues, .. } = &**self.keeper;
         let is_recent = |asked: Instant| asked.elapsed() < HEARSAY;
         match self.record.attempts + 1 {
             // Too few are known to answer: whether that is an outage, all must tell.
-            _ if !ledger.is_majority_up() => AskOrder::Census,
-            _ if ledger.waiting.outage(&self.spec.key).is_some() => AskOrder::Census,
+            _ if !quorum.is_majority_up() => AskOrder::Census,
+            _ if queues.outage(&self.spec.key).is_some() => AskOrder::Census,
             // Also where one node alone was heard of late: it does not know how the others are. But not right after a
             // release: those who wait in other processes look now too, and would take the votes from one another.
             _ if self.tries.contention.is_none()
@@ -236,7 +236,7 @@ impl Acquire<'_> {
             Some(deadline) if is_first => Some(deadline.max(Instant::now() + last_look)),
             deadline => deadline,
         };
-        let waiting = &self.keeper.ledger.waiting;
+        let waiting = &self.keeper.queues;
         let outage = waiting.outage(&self.spec.key).filter(|_| !is_first || self.tries.has_stood);
         let despair = outage.and_then(|outage| self.despair(outage.began));
         deadline.into_iter().chain(despair).min()
@@ -255,7 +255,7 @@ impl Acquire<'_> {
     fn check_patience(&self) -> Result<()> {
         let key = &self.spec.key;
         let is_over = |began| self.despair(began).is_some_and(|end| end <= Instant::now());
-        match self.keeper.ledger.waiting.outage(key) {
+        match self.keeper.queues.outage(key) {
             Some(outage) if is_over(outage.began) => Err(outage.shortage.error(&key.name)),
             _ => Ok(()),
         }

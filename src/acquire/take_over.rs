@@ -56,13 +56,12 @@ async fn look(
     owner: &OwnerToken,
     until: Option<Instant>,
 ) -> Result<Option<Seen>> {
-    let (ledger, quorum, nodes) =
-        (&keeper.ledger, keeper.ledger.quorum(), keeper.ledger.clients.len());
+    let (ask, quorum, nodes) = (&keeper.quorum, keeper.quorum.needed(), keeper.quorum.len());
     let send_log = Arc::new(SendLog::new(key.clone(), owner.clone(), AttemptId::EMPTY, nodes));
     let (mut round, sent) = (Round::until(until), clock::now());
     for node in 0..nodes {
-        let (ledger, send_log) = (ledger.clone(), send_log.clone());
-        let look = async move { ledger.clients[node].ask(&send_log, Command::Inspect).await };
+        let (ask, send_log) = (ask.clone(), send_log.clone());
+        let look = async move { ask.client(node).ask(&send_log, Command::Inspect).await };
         round.push(node, sent, look);
     }
     let (mut ours, mut answers, mut silent) = (Vec::new(), 0, Silent::all(keeper));
@@ -112,7 +111,7 @@ struct Silent {
 
 impl Silent {
     fn all(keeper: &Keeper) -> Self {
-        Self { nodes: (0..keeper.ledger.clients.len()).collect(), errors: Vec::new() }
+        Self { nodes: (0..keeper.quorum.len()).collect(), errors: Vec::new() }
     }
 
     fn has_spoken(&mut self, node: usize, error: Option<&NodeError>) {
@@ -123,7 +122,7 @@ impl Silent {
     /// What went wrong at the nodes, if none that is silent is waited for any longer.
     fn errors(self, keeper: &Keeper, since: Instant) -> Vec<NodeError> {
         let waited = clock::now() - since;
-        let silent = self.nodes.iter().map(|&node| keeper.ledger.nodes[node].no_answer(waited));
+        let silent = self.nodes.iter().map(|&node| keeper.quorum.node(node).no_answer(waited));
         self.errors.into_iter().chain(silent).collect()
     }
 }
@@ -224,14 +223,15 @@ impl Proof {
         ttl: Duration,
         until: Option<Instant>,
     ) -> Self {
-        let (ledger, nodes) = (&keeper.ledger, keeper.ledger.clients.len());
+        let nodes = &keeper.quorum;
         claim.expect_until(ttl);
         let (mut round, sent) = (Round::until(until), clock::now());
-        for node in 0..nodes {
+        for node in 0..nodes.len() {
             let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
-            round.push(node, sent, ledger.ask(node, claim, adopt));
+            round.push(node, sent, nodes.ask(node, claim, adopt));
         }
-        let (claim, quorum, silent) = (claim.clone(), ledger.quorum(), Silent::all(keeper));
+        let (claim, quorum, silent) = (claim.clone(), nodes.needed(), Silent::all(keeper));
+        let nodes = nodes.len();
         Self { claim, token, ttl, quorum, nodes, round, proven: 0, refused: 0, silent, sent }
     }
 

@@ -93,15 +93,15 @@ mod tests {
     use crate::{
         LockManager, Node,
         claim::origin::Offer,
-        keeper::ledger::Ledger,
+        keeper::quorum::Quorum,
         node::SendLog,
         types::{attempt_id::AttemptId, key::Key, token::OwnerToken, validity::ClockDrift},
     };
 
     /// Three nodes in memory.
-    fn ledger() -> Arc<Ledger> {
+    fn quorum() -> Arc<Quorum> {
         let manager = LockManager::quorum([(); 3].map(|()| Node::in_memory())).build().unwrap();
-        manager.keeper().ledger.clone()
+        manager.keeper().quorum.clone()
     }
 
     fn claim(origin: Origin) -> Claim {
@@ -111,23 +111,23 @@ mod tests {
         Claim::new(1, send_log, drift, Offer { origin, renewal: None })
     }
 
-    async fn ask(ledger: &Ledger, claim: &Claim, node: usize) {
+    async fn ask(quorum: &Quorum, claim: &Claim, node: usize) {
         let acquire = Command::Acquire { ttl: TTL, proposal: 7 };
-        let answer = ledger.clients[node].ask(&claim.send_log, acquire).await.unwrap();
+        let answer = quorum.client(node).ask(&claim.send_log, acquire).await.unwrap();
         claim.note(node, clock::now(), TTL, &answer);
     }
 
     /// A claim for which two of the nodes have voted.
-    async fn granted(ledger: &Ledger, origin: Origin) -> Claim {
+    async fn granted(quorum: &Quorum, origin: Origin) -> Claim {
         let claim = claim(origin);
-        ask(ledger, &claim, 0).await;
-        ask(ledger, &claim, 1).await;
+        ask(quorum, &claim, 0).await;
+        ask(quorum, &claim, 1).await;
         claim
     }
 
     /// The same, held.
-    async fn held(ledger: &Ledger, origin: Origin) -> Claim {
-        let claim = granted(ledger, origin).await;
+    async fn held(quorum: &Quorum, origin: Origin) -> Claim {
+        let claim = granted(quorum, origin).await;
         assert!(claim.hold(7, TTL, Span::none()));
         claim
     }
@@ -144,9 +144,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_is_released_where_it_was_asked_for_and_not_refused() {
-        let ledger = ledger();
-        ask(&ledger, &claim(Origin::Own), 1).await;
-        let claim = granted(&ledger, Origin::Own).await;
+        let quorum = quorum();
+        ask(&quorum, &claim(Origin::Own), 1).await;
+        let claim = granted(&quorum, Origin::Own).await;
         assert!(claim.to_release().is_empty(), "not before it is withdrawn");
         claim.withdraw();
         assert_eq!(claim.to_release(), [0], "the second has refused, the third was not asked");
@@ -155,18 +155,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_that_is_another_guards_is_released_everywhere_once_it_is_held() {
-        let ledger = ledger();
-        let adopting = granted(&ledger, Origin::Adopted).await;
+        let quorum = quorum();
+        let adopting = granted(&quorum, Origin::Adopted).await;
         adopting.withdraw();
         assert!(adopting.to_release().is_empty());
-        let adopted = held(&self::ledger(), Origin::Adopted).await;
+        let adopted = held(&self::quorum(), Origin::Adopted).await;
         adopted.withdraw();
         assert_eq!(adopted.to_release(), [0, 1, 2]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_is_withdrawn_once() {
-        let claim = held(&ledger(), Origin::Own).await;
+        let claim = held(&quorum(), Origin::Own).await;
         claim.withdraw();
         assert!(claim.note_release(0, Ok(Answer::Released(Released::Deleted))));
         claim.withdraw();
@@ -178,7 +178,7 @@ mod tests {
         for (loss, is_kept) in
             [(None, true), (Some(LossReason::Closed), true), (Some(LossReason::Taken), false)]
         {
-            let claim = held(&ledger(), Origin::Own).await;
+            let claim = held(&quorum(), Origin::Own).await;
             claim.keep_for(5 * SECOND);
             advance(SECOND).await;
             claim.begin_hold(clock::now());
@@ -198,7 +198,7 @@ mod tests {
     async fn the_next_owner_shows_what_a_silent_release_did_only_while_the_lock_is_valid() {
         let another = || Ok(Answer::Released(Released::NotOurs { counter: 8 }));
         for (late, is_released) in [(Duration::ZERO, true), (VALID, false)] {
-            let claim = held(&ledger(), Origin::Own).await;
+            let claim = held(&quorum(), Origin::Own).await;
             claim.withdraw();
             for node in [0, 1] {
                 assert!(!claim.note_release(node, silence()));

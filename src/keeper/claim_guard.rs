@@ -25,7 +25,7 @@ impl Keeper {
         id: AttemptId,
         offer: Offer,
     ) -> Result<ClaimGuard> {
-        let send_log = SendLog::new(key, owner, id, self.ledger.clients.len());
+        let send_log = SendLog::new(key, owner, id, self.quorum.len());
         let drift = self.settings.clock_drift;
         let claim = Arc::new(Claim::new(self.ledger.next_id(), send_log, drift, offer));
         self.ledger.enter(claim.clone());

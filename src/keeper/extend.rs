@@ -52,13 +52,13 @@ pub(crate) async fn extend_once(
     keeper.check_open()?;
     keeper.start();
     check_held(claim)?;
-    let (ledger, quorum) = (&keeper.ledger, keeper.ledger.quorum());
+    let (nodes, quorum) = (&keeper.quorum, keeper.quorum.needed());
     let touch = claim.touch(ttl, Touch::Extend);
     let (mut round, sent) = (Round::new(), clock::now());
-    for node in 0..ledger.clients.len() {
-        round.push(node, sent, ledger.ask(node, claim, touch));
+    for node in 0..nodes.len() {
+        round.push(node, sent, nodes.ask(node, claim, touch));
     }
-    let (mut tally, mut confirmed) = (Tally::new(ledger.clients.len()), 0);
+    let (mut tally, mut confirmed) = (Tally::new(nodes.len()), 0);
     while let Some(Reply { node, sent, answer }) = round.next().await {
         if let Some(answer) = tally.note(node, answer) {
             confirmed += usize::from(claim.note(node, sent, ttl, &answer));

@@ -1,4 +1,4 @@
-//! The keeper: the one background task of a manager, which releases and renews.
+//! The keeper: what all clones of a manager share, and what goes on behind their callers' backs.
 
 pub(crate) mod claim_guard;
 pub(crate) mod extend;
@@ -6,27 +6,33 @@ pub(crate) mod grant;
 pub(crate) mod ledger;
 pub(crate) mod outage;
 pub(crate) mod queue;
+pub(crate) mod quorum;
 mod renewal;
+mod task;
 
 use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{
     runtime::{self, Handle},
     sync::mpsc,
 };
 
-use self::{ledger::Ledger, renewal::Schedule};
+use self::{
+    ledger::Ledger,
+    queue::Queues,
+    quorum::Quorum,
+    task::{Presence, run},
+};
 use crate::{
     claim::{Claim, Release},
-    host::{background::Background, sync::lock, tasks},
+    host::{sync::lock, tasks},
     node::Node,
     types::{
         error::{Error, LossReason, Result},
@@ -39,7 +45,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) settings: Settings,
+    pub(crate) quorum: Arc<Quorum>,
     pub(crate) ledger: Arc<Ledger>,
+    /// Who waits for what in this process.
+    pub(crate) queues: Arc<Queues>,
     inbox: Mutex<Option<mpsc::UnboundedSender<Work>>>,
     /// The runtimes that the manager was used on, as far as they are not known to have ended.
     runtimes: Mutex<Vec<Handle>>,
@@ -62,15 +71,17 @@ pub(crate) type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Keeper {
     pub(crate) fn new(nodes: Vec<Node>, settings: Settings) -> Self {
-        let ledger = Ledger::new(nodes, &settings);
+        let queues = Arc::<Queues>::default();
+        let quorum = Quorum::new(nodes, &settings, &queues);
+        let ledger = Ledger::new(quorum.clone(), queues.clone(), &settings);
         let (inbox, runtimes, has_told_late) = Default::default();
-        Self { settings, ledger, inbox, runtimes, has_told_late }
+        Self { settings, quorum, ledger, queues, inbox, runtimes, has_told_late }
     }
 
     /// Names what a lock is kept under, unless some node cannot keep it.
     pub(crate) fn key(&self, name: String) -> Result<Key> {
         let key = Key::new(&self.settings.key_prefix, name)?;
-        if !key.keeps_to_one_slot() && self.ledger.nodes.iter().any(Node::is_cluster) {
+        if !key.keeps_to_one_slot() && self.quorum.has_cluster() {
             return Err(Error::config(format!(
                 "no fencing counter can share the cluster slot of `{}`: a `}}` needs a `{{` and something between them before it",
                 key.lock
@@ -151,6 +162,7 @@ impl Keeper {
         let presence = Presence {
             inbox: receiver,
             keeper: Arc::downgrade(self),
+            quorum: self.quorum.clone(),
             ledger: self.ledger.clone(),
             runtime: runtime.id(),
             _background: self.settings.background.clone(),
@@ -210,47 +222,5 @@ impl Keeper {
             false => None,
         };
         self.ledger.open().into_iter().filter_map(work).collect()
-    }
-}
-
-/// The background task's presence on a runtime. If that ends before the manager, the task moves on.
-struct Presence {
-    inbox: mpsc::UnboundedReceiver<Work>,
-    keeper: Weak<Keeper>,
-    ledger: Arc<Ledger>,
-    runtime: runtime::Id,
-    /// It lasts as long as the task.
-    _background: Background,
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.inbox.close();
-        let goes_on = self.keeper.upgrade().is_some_and(|keeper| keeper.move_from(self.runtime));
-        if !goes_on {
-            self.ledger.tell_stranded();
-        }
-    }
-}
-
-/// The background task. It ends when the manager and all its guards are gone and everything is released.
-async fn run(mut presence: Presence) {
-    let ledger = presence.ledger.clone();
-    let mut jobs: FuturesUnordered<Job> = FuturesUnordered::new();
-    let mut schedule = Schedule::new(ledger.clone());
-    let mut is_open = true;
-    while is_open || !jobs.is_empty() {
-        tokio::select! {
-            biased;
-            // First, since it is never busy for long: a flood of releases must not hold renewals up.
-            batch = schedule.next() => jobs.push(batch),
-            work = presence.inbox.recv(), if is_open => match work {
-                Some(Work::Release(claim)) => jobs.push(Box::pin(ledger.clone().settle(claim))),
-                Some(Work::Watch(claim)) => schedule.watch(&claim),
-                Some(Work::Finish(job)) => jobs.push(job),
-                None => is_open = false,
-            },
-            Some(()) = jobs.next(), if !jobs.is_empty() => {}
-        }
     }
 }

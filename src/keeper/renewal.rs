@@ -17,7 +17,7 @@ use tracing::Instrument;
 use crate::{
     claim::{Claim, Extension},
     host::clock,
-    keeper::{Job, ledger::Ledger},
+    keeper::{Job, ledger::Ledger, quorum::Quorum},
     metrics,
     node::{
         Answer, Command, Touch,
@@ -27,13 +27,13 @@ use crate::{
     types::{
         error::{LossReason, NodeError},
         event::RenewalEvent,
-        validity::quorum,
     },
 };
 
 /// The watched locks in one heap: each stands in it twice, for its next renewal and for its deadline, and once more
 /// while its renewals fail.
 pub(crate) struct Schedule {
+    quorum: Arc<Quorum>,
     ledger: Arc<Ledger>,
     due: BinaryHeap<Reverse<Due>>,
     /// The size of the heap at which the entries of locks that are gone are dropped next.
@@ -64,9 +64,10 @@ enum BatchEvent {
 }
 
 impl Schedule {
-    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(quorum: Arc<Quorum>, ledger: Arc<Ledger>) -> Self {
         let due = BinaryHeap::new();
         Self {
+            quorum,
             ledger,
             due,
             next_sweep: SMALLEST_SWEEP,
@@ -96,7 +97,7 @@ impl Schedule {
             let now = clock::now();
             if let Some(items) = self.take_due(now) {
                 self.batches += 1;
-                return Box::pin(renew(self.ledger.clone(), items, now, self.returns.0.clone()));
+                return Box::pin(renew(self.quorum.clone(), items, now, self.returns.0.clone()));
             }
             let next = self.due.peek().map(|Reverse((at, ..))| *at);
             tokio::select! {
@@ -147,13 +148,13 @@ impl Schedule {
 
 /// Extends locks that were `due` with one pipeline for each node, and puts back the keys that a minority has lost.
 async fn renew(
-    ledger: Arc<Ledger>,
+    nodes: Arc<Quorum>,
     items: Vec<Renewing>,
     due: Instant,
     back: mpsc::UnboundedSender<BatchEvent>,
 ) {
     let span = tracing::debug_span!("renew", key = items[0].claim.key(), locks = items.len());
-    let mut batch = Batch::new(ledger, items, due, back);
+    let mut batch = Batch::new(nodes, items, due, back);
     async {
         while let Some(reply) = batch.round.next().await {
             batch.note(reply);
@@ -167,7 +168,7 @@ async fn renew(
 
 /// Locks that are renewed together.
 struct Batch {
-    ledger: Arc<Ledger>,
+    nodes: Arc<Quorum>,
     quorum: usize,
     items: Vec<Renewing>,
     /// The locks that were not told of yet.
@@ -189,7 +190,7 @@ struct Renewing {
 impl Batch {
     /// The extensions count from when they were due, so that none carries a lock beyond its longest hold.
     fn new(
-        ledger: Arc<Ledger>,
+        nodes: Arc<Quorum>,
         items: Vec<Renewing>,
         due: Instant,
         back: mpsc::UnboundedSender<BatchEvent>,
@@ -197,15 +198,15 @@ impl Batch {
         let mut round = Round::new();
         let touch = |item: &Renewing| (item.claim.clone(), item.touch(Touch::Extend));
         let touches: Arc<[_]> = items.iter().map(touch).collect();
-        for node in 0..ledger.clients.len() {
-            let (ledger, touches) = (ledger.clone(), touches.clone());
+        for node in 0..nodes.len() {
+            let (nodes, touches) = (nodes.clone(), touches.clone());
             round.push(node, due, async move {
                 let trailed = touches.iter().map(|(claim, touch)| (&claim.send_log, *touch));
-                ledger.clients[node].ask_all(&trailed.collect::<Vec<_>>()).await
+                nodes.client(node).ask_all(&trailed.collect::<Vec<_>>()).await
             });
         }
         let open = items.len();
-        Self { quorum: quorum(ledger.clients.len()), ledger, items, open, round, back }
+        Self { quorum: nodes.needed(), nodes, items, open, round, back }
     }
 
     fn note(&mut self, reply: Reply<Vec<Result<Answer, NodeError>>>) {
@@ -239,7 +240,7 @@ impl Batch {
 
     /// Puts keys back on the minority of nodes that lost them, while a majority holds.
     async fn heal(self) {
-        let (mut round, Self { ledger, quorum, items, .. }) = (Round::new(), self);
+        let (mut round, Self { nodes, quorum, items, .. }) = (Round::new(), self);
         for (place, item) in items.iter().enumerate() {
             let is_in_time = item.deadline.is_some_and(|deadline| clock::now() < deadline);
             if item.confirmed < quorum || !is_in_time || item.claim.judge().is_err() {
@@ -249,10 +250,10 @@ impl Batch {
                 let heal = item.touch(Touch::Heal);
                 tracing::debug!(
                     key = item.claim.key(),
-                    node = ledger.nodes[node].name(),
+                    node = nodes.node(node).name(),
                     "lock put back"
                 );
-                let call = ledger.ask(node, &item.claim, heal);
+                let call = nodes.ask(node, &item.claim, heal);
                 round.push(node, clock::now(), async move { (place, call.await) });
             }
         }

@@ -179,21 +179,21 @@ impl fmt::Display for Severity {
 
 /// Asks all nodes at once, and judges what they tell.
 pub(crate) async fn run(keeper: &Keeper) -> Preflight {
-    let (ledger, settings) = (&keeper.ledger, &keeper.settings);
+    let (quorum, settings) = (&keeper.quorum, &keeper.settings);
     let sample = sample(&settings.key_prefix);
-    let is_quorum = ledger.nodes.len() > 1;
+    let is_quorum = quorum.len() > 1;
     let has_quarantine = settings.restart_quarantine.is_some();
     let survey = async |at: usize| {
-        let node = &ledger.nodes[at];
+        let node = quorum.node(at);
         let asks_for_fsync = is_quorum && !has_quarantine;
         let questions =
             Questions { sample: &sample, hears: node.hears_as_it_asks(), asks_for_fsync };
-        let facts = ledger.clients[at].survey(&questions).await.map(|facts| {
+        let facts = quorum.client(at).survey(&questions).await.map(|facts| {
             facts.map_err(|error| error.source().map(ToString::to_string).unwrap_or_default())
         });
         Surveyed { name: node.name().to_owned(), fails_over: node.fails_over(), facts }
     };
-    let nodes = join_all((0..ledger.nodes.len()).map(survey)).await;
+    let nodes = join_all((0..quorum.len()).map(survey)).await;
     let key_prefix = settings.key_prefix.clone();
     Preflight { findings: judge(&Site { nodes, has_quarantine, key_prefix }) }
 }

@@ -307,7 +307,7 @@ impl World {
             let left = client.process.run(manager.close()).await;
             let name = &client.process.name;
             oracle.check(left == 0, || format!("{name}: {left} claims left at the end"));
-            let is_idle = manager.keeper().ledger.waiting.is_empty();
+            let is_idle = manager.keeper().queues.is_empty();
             oracle.check(is_idle, || format!("{name}: queues left at the end"));
         }
         for server in &self.servers {

@@ -16,7 +16,8 @@ impl Scene {
     fn of(nodes: usize) -> Self {
         let nodes: Vec<_> = (0..nodes).map(|_| Node::in_memory()).collect();
         let manager = LockManager::quorum(nodes.clone()).build().unwrap();
-        let schedule = Schedule::new(manager.keeper().ledger.clone());
+        let keeper = manager.keeper();
+        let schedule = Schedule::new(keeper.quorum.clone(), keeper.ledger.clone());
         Self { nodes, manager, schedule }
     }
 
@@ -178,9 +179,9 @@ async fn a_key_is_put_back_only_if_a_majority_has_confirmed_the_renewal() {
         for (node, answer) in [(1, &ours), (2, &ours), (0, &Answer::Gone)] {
             guard.claim().note(node, clock::now(), TTL, answer);
         }
-        let (ledger, back) = (scene.schedule.ledger.clone(), scene.schedule.returns.0.clone());
+        let (nodes, back) = (scene.schedule.quorum.clone(), scene.schedule.returns.0.clone());
         let (items, round) = (vec![item(&guard, confirmed)], Round::new());
-        Batch { ledger, quorum: 2, items, open: 0, round, back }.heal().await;
+        Batch { nodes, quorum: 2, items, open: 0, round, back }.heal().await;
         assert_eq!(scene.is_at_first(&guard).await, is_put_back);
     }
 }
