@@ -20,7 +20,7 @@ use crate::{
     keeper::{
         Keeper,
         claim_guard::ClaimGuard,
-        outage::Health,
+        outage::{Health, pause_after_rounds},
         queue::{Event, LocalHolder, Place, Signals, WakeOn},
         quorum::Subscriptions,
     },
@@ -295,7 +295,7 @@ impl Acquire<'_> {
         let is_limited = self.limits.retry.is_limited();
         let (pause, wake_on) = match (is_out, is_limited) {
             (true, true) => (self.delay(), WakeOn::Recoveries),
-            (true, false) => (outage_pause(self.tries.outages), WakeOn::Recoveries),
+            (true, false) => (pause_after_rounds(self.tries.outages), WakeOn::Recoveries),
             (false, true) => (self.pause(free_in, is_contended), WakeOn::Notices),
             (false, false) => (self.pause(free_in, is_contended), WakeOn::Doubts),
         };
@@ -375,15 +375,6 @@ impl Acquire<'_> {
     }
 }
 
-/// The pause after so many rounds in a row that no majority answered: growing, with half of it jitter.
-fn outage_pause(rounds: u32) -> Duration {
-    let growth = 2_u32.saturating_pow(rounds.saturating_sub(1));
-    let half = FIRST_OUTAGE_PAUSE.saturating_mul(growth).min(LONGEST_OUTAGE_PAUSE) / 2;
-    half + below(half)
-}
-
-const FIRST_OUTAGE_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 /// How long to put up with an outage, where neither the manager nor the caller says.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
 /// Rounds in a row that took longer than the TTL allows before it is given up.

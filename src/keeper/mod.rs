@@ -9,6 +9,7 @@ pub(crate) mod queue;
 pub(crate) mod quorum;
 mod renewal;
 mod task;
+mod tell;
 
 use std::{
     future::Future,
@@ -121,7 +122,7 @@ impl Keeper {
         ledger.close();
         for claim in ledger.open().iter().filter(|claim| !claim.send_log.is_withdrawn()) {
             claim.lose(LossReason::Closed);
-            renewal::tell_loss(claim, None);
+            tell::tell_loss(claim, None);
         }
         if Handle::try_current().is_ok() && !ledger.is_empty() {
             self.start();

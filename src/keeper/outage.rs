@@ -1,11 +1,14 @@
 //! Outages: rounds that no majority of the nodes answers.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::{
     node::tally::Shortage,
     types::{
         error::{Error, NodeError},
+        retry::below,
         validity::quorum,
     },
 };
@@ -72,6 +75,16 @@ impl From<&Error> for Health {
     }
 }
 
+/// The pause after so many rounds in a row that no majority answered: growing, with half of it jitter.
+pub(crate) fn pause_after_rounds(rounds: u32) -> Duration {
+    let growth = 2_u32.saturating_pow(rounds.saturating_sub(1));
+    let half = FIRST_PAUSE.saturating_mul(growth).min(LONGEST_PAUSE) / 2;
+    half + below(half)
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -125,7 +138,7 @@ mod tests {
         let Health::Out(shortage) = unavailable(0, 2, 1) else { panic!("an outage") };
         assert_eq!((shortage.needed, shortage.reached, shortage.unheard), (2, 0, 1));
         assert!(!unavailable(1, 1, 1).is_known());
-        let (key, ttl) = ("k".to_owned(), std::time::Duration::from_secs(1));
+        let (key, ttl) = ("k".to_owned(), Duration::from_secs(1));
         let expired = Error::ValidityExpired { key, ttl, elapsed: ttl };
         assert!(matches!(Health::from(&expired), Health::Answering));
         assert!(!Health::from(&Error::Closed).is_known());

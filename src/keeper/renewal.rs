@@ -1,12 +1,6 @@
 //! Renewing: which lock is due when, and the batches in which they are extended.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -17,17 +11,19 @@ use tracing::Instrument;
 use crate::{
     claim::{Claim, Extension},
     host::clock,
-    keeper::{Job, ledger::Ledger, quorum::Quorum},
+    keeper::{
+        Job,
+        ledger::Ledger,
+        quorum::Quorum,
+        tell::{tell, tell_failed, tell_loss, tell_stop},
+    },
     metrics,
     node::{
         Answer, Command, Touch,
         round::{Reply, Round},
-        tally::{Shortage, Tally},
+        tally::Tally,
     },
-    types::{
-        error::{LossReason, NodeError},
-        event::RenewalEvent,
-    },
+    types::{error::NodeError, event::RenewalEvent},
 };
 
 /// The watched locks in one heap: each stands in it twice, for its next renewal and for its deadline, and once more
@@ -342,49 +338,8 @@ fn alarm(claim: &Claim, now: Instant, until: Instant) -> Option<Due> {
     None
 }
 
-/// Tells the log and the owner that a renewal failed.
-fn tell_failed(claim: &Claim, failed: Shortage, remaining: Duration) {
-    let (key, error) = (claim.key().to_owned(), failed.error(claim.key()));
-    tracing::debug!(key, %error, ?remaining, "renewal failed");
-    tell(claim, || RenewalEvent::Failed { key, error, remaining });
-}
-
 fn next_renewal(claim: &Claim) -> Option<Instant> {
     claim.renewal().map(|renewal| renewal.next(claim.ttl()))
-}
-
-/// Tells the owner that a lock is not renewed any more, and ends at this time.
-fn tell_stop(claim: &Claim, until: Instant) {
-    if !claim.stop() {
-        return;
-    }
-    let valid_until = clock::to_tokio(until);
-    tracing::debug!(key = claim.key(), "held for as long as it may be; renewal ends");
-    tell(claim, || RenewalEvent::Stopped { key: claim.key().to_owned(), valid_until });
-}
-
-/// Tells the log and the owner that a lock is lost, once. If it has expired because its last renewal failed, that is the
-/// cause, or else what the caller knows.
-pub(crate) fn tell_loss(claim: &Claim, cause: Option<&str>) {
-    let Some(reason) = claim.take_untold_loss() else { return };
-    let _span = claim.span().entered();
-    if reason != LossReason::Closed {
-        let fencing_token = claim.fencing_token().get();
-        let failed = claim.failed().map(|failed| failed.error(claim.key()).to_string());
-        let cause = failed.as_deref().or(cause).filter(|_| reason == LossReason::Expired);
-        tracing::warn!(key = claim.key(), fencing_token, %reason, cause, "lock lost");
-    }
-    tell(claim, || RenewalEvent::Lost { key: claim.key().to_owned(), reason });
-}
-
-/// Calls the owner's callback, if there is one. A panic in it is the owner's own affair.
-fn tell(claim: &Claim, event: impl FnOnce() -> RenewalEvent) {
-    let renewal = claim.renewal();
-    let Some(on_event) = renewal.and_then(|renewal| renewal.on_event.as_ref()) else { return };
-    let event = event();
-    if catch_unwind(AssertUnwindSafe(|| on_event(&event))).is_err() {
-        tracing::error!(key = claim.key(), "on_renewal panicked");
-    }
 }
 
 /// Why a lock has expired that was to be renewed, if no renewal has failed.

@@ -3,7 +3,7 @@
 use tokio::time::{advance, timeout};
 
 use super::*;
-use crate::{Error, LockGuard, LockManager, Node, claim::origin::Renewal};
+use crate::{Error, LockGuard, LockManager, LossReason, Node, claim::origin::Renewal};
 
 /// A schedule of its own for the locks of a manager, which renews none of them itself.
 struct Scene {
