@@ -137,9 +137,8 @@ async fn a_shorter_extend_never_shortens_the_keys_expiry(site: Site) {
     for _ in 0..5 {
         guard.extend(secs(1)).await.unwrap();
     }
-    for server in site.all() {
-        assert!(server.pttl("k") > Some(secs(150)));
-    }
+    // The slowest server may have been asked for nothing yet; a shortened expiry would stay short.
+    eventually("all keep it", async || site.live_longer("k", secs(150))).await;
 }
 
 async fn extend_never_creates_a_key(site: Site) {
