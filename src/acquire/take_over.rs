@@ -139,7 +139,8 @@ pub(crate) async fn join(
     until: Option<Instant>,
 ) -> Result<Option<ClaimGuard>, Refusal> {
     let seen = match look(keeper, &spec.key, owner, until).await {
-        Ok(seen) => seen.filter(|seen| seen.is_held || seen.id.is_empty()),
+        // A counter that has gone took the id along: whose the lock is nobody knows, and its token would be none.
+        Ok(seen) => seen.filter(|seen| seen.token > 0 && (seen.is_held || seen.id.is_empty())),
         Err(error) if until.is_some_and(|until| until <= Instant::now()) => {
             return Err(error.into());
         }
@@ -263,6 +264,8 @@ impl Proof {
         match answer {
             // Ours, but not beside this token: it is no proof, but it is to be released with the rest.
             Ok(Answer::Ours { token, .. }) if token != self.token => self.refused += 1,
+            // Whoever shares it has released it, so that it ends on the others too.
+            Ok(Answer::Ended) => self.refused = self.nodes,
             Ok(answer) if self.claim.note(node, sent, self.ttl, &answer) => self.proven += 1,
             Ok(_) => self.refused += 1,
             Err(_) => {}

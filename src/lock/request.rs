@@ -19,6 +19,7 @@ use crate::{
         attempt::attempt,
         spec::{AskOrder, LockSpec},
     },
+    claim::origin::Origin,
     host::tasks::let_renewal_begin,
     keeper::{Keeper, claim_guard::ClaimGuard},
     lock::{guard::LockGuard, options::Options, watch::check_work},
@@ -345,7 +346,10 @@ impl LockRequest {
         let Options { wait_timeout, retry, min_hold, .. } = self.options;
         let limits = acquire::Limits { began, wait_timeout, retry };
         let armed = acquire::acquire(&self.keeper, spec, limits).await?;
-        let_renewal_begin(armed.claim().renewal()).await;
+        // Whoever gives up while this yields would release a joined lock under those who share it.
+        if armed.claim().origin == Origin::Own {
+            let_renewal_begin(armed.claim().renewal()).await;
+        }
         Ok(Self::hand_over(min_hold, armed))
     }
 

@@ -240,12 +240,8 @@ impl Kept {
     }
 
     fn release(&mut self, names: Names<'_>, keep: Option<Duration>, now: Instant) -> Released {
-        let (Fence { counter, id, .. }, is_this) = (self.fence(names), self.is_this(names));
-        let is_same = id == names.id;
+        let (Fence { counter, .. }, is_this) = (self.fence(names), self.is_this(names));
         match (self.locks.get_mut(names.lock), keep) {
-            (Some((value, _)), _) if *value == names.owner.kept() && is_same => {
-                return Released::Deleted;
-            }
             (Some(_), _) if !is_this => return Released::NotOurs { counter },
             (Some((value, end)), Some(keep)) => {
                 let ends = now + Duration::from_millis(millis(keep));

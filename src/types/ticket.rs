@@ -29,7 +29,7 @@ pub struct LockTicket {
     pub(crate) fencing_token: FencingToken,
     pub(crate) ttl: Duration,
     /// Which of the owner's locks it is. A ticket that was rebuilt does not say.
-    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    #[cfg_attr(feature = "serde", serde(default))]
     pub(crate) attempt: Option<AttemptId>,
 }
 

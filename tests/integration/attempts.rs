@@ -1,17 +1,22 @@
 //! Attempts of one chosen owner, by several processes: whatever comes late of one touches no lock of another.
 
-use redlatch::{LockGuard, LockManager, LockRequest, LossReason, OwnerToken, Result};
+use redlatch::{LockGuard, LockManager, LockRequest, LossReason, OwnerToken, Result, Retry};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::support::{
-    BOUND, Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+    BOUND, Proxy, Server, Site, eventually, everywhere, millis, on_servers, poll_times, secs,
+    within,
 };
 
-everywhere!(what_a_later_lock_leaves_is_no_release_of_an_earlier_one);
+everywhere!(
+    what_a_later_lock_leaves_is_no_release_of_an_earlier_one,
+    a_join_that_is_given_up_keeps_the_lock,
+);
 
 on_servers!(
     a_late_acquire_and_its_undo_keep_what_another_process_got,
     a_random_owners_late_release_keeps_the_lock_under_its_text,
+    a_lock_whose_counter_has_gone_is_not_joined,
 );
 
 fn us() -> OwnerToken {
@@ -54,6 +59,32 @@ async fn what_a_later_lock_leaves_is_no_release_of_an_earlier_one(site: Site) {
     within(later.release()).await.unwrap();
     let error = within(earlier.release()).await.expect_err("it had ended before");
     assert!(error.is_not_held(), "{error}");
+}
+
+/// Whenever it is given up: a lock that was joined is no one's to release before the guard is handed over.
+async fn a_join_that_is_given_up_keeps_the_lock(site: Site) {
+    let manager = site.manager();
+    let guard = within(ours(&manager).try_acquire()).await.unwrap();
+    site.fills("k").await;
+    for polls in 0..100 {
+        let join = ours(&manager).auto_renew().acquire_or_extend();
+        if let Some(joined) = poll_times(polls, join).await {
+            joined.unwrap().forget();
+            break;
+        }
+    }
+    within(guard.extend(secs(600))).await.expect("nobody has released it");
+}
+
+/// Its id has gone with the counter, and a token made of nothing would be lower than all before.
+async fn a_lock_whose_counter_has_gone_is_not_joined(site: Site) {
+    let guard = within(ours(&site.manager()).try_acquire()).await.unwrap();
+    site.fills("k").await;
+    site.all().iter().for_each(|server| server.del("{k}:fence"));
+    let join = ours(&site.manager()).retry(Retry::never()).acquire_or_extend();
+    within(join).await.expect_err("whose it is nobody knows");
+    assert!(site.all().iter().all(|server| server.get("{k}:fence").is_none()));
+    drop(guard);
 }
 
 fn is_kept(proxy: &Proxy) -> bool {

@@ -212,8 +212,10 @@ async fn a_kept_lock_ends_for_all_who_shared_it(site: Site) {
     let request = || manager.lock("k").owner(us.clone()).ttl(secs(600));
     let first = request().min_hold(secs(60)).acquire_or_extend().await.unwrap();
     let second = request().acquire_or_extend().await.unwrap();
+    let third = request().acquire_or_extend().await.unwrap();
     assert_eq!(first.fencing_token(), second.fencing_token());
     first.release().await.unwrap();
+    assert!(third.release().await.unwrap_err().is_not_held(), "it ended before");
     assert!(second.extend(secs(600)).await.unwrap_err().is_not_held());
     drop(second);
     assert_eq!(manager.close().await, 0);

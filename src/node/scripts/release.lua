@@ -18,12 +18,12 @@ local told = tonumber(counter) or 0
 local mine, keep = ' ' .. ARGV[2] .. 'x', tonumber(ARGV[5])
 -- No owner token begins with this byte, so that nobody's commands match a kept key.
 local kept = '\1' .. ARGV[1]
-if owner == kept and (id or '') == ARGV[2] then return {3} end
+if owner == kept and (id or '') == ARGV[2] and ARGV[7] ~= '' then return {3} end
 if owner ~= ARGV[1] or (id or '') ~= ARGV[2] then
   if owner then return {-3, told} end
   local is_ended = state == 'x' and id == ARGV[2]
   -- A second release of this token, whose first reply was lost.
-  if is_ended and ARGV[7] ~= '' and counter == ARGV[4] then return {3} end
+  if is_ended and ARGV[7] ~= '' and (ARGV[2] ~= '' or counter == ARGV[4]) then return {3} end
   -- pcall: when memory is short, a late acquire finds no mark, and what it takes ends with its TTL.
   if counter and ARGV[2] ~= '' and not is_ended then redis.pcall('SET', KEYS[2], counter .. mine, 'KEEPTTL') end
   return {-1, told}
