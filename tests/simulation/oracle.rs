@@ -84,6 +84,8 @@ struct Acquired {
     attempt: Attempt,
     token: u64,
     at: Instant,
+    /// Its lock may have been another guard's.
+    is_shared: bool,
 }
 
 impl Oracle {
@@ -198,6 +200,8 @@ impl Oracle {
         let acquired = state.acquired.entry(key.clone()).or_default();
         let is_same = |other: &&Acquired| other.attempt == attempt && other.token == token;
         let is_known = acquired.iter().any(|other| is_same(&other));
+        // Who shares it may be told so before the one who got it.
+        let is_given = acquired.iter().any(|other| is_same(&other) && !other.is_shared);
         let others = acquired.iter().filter(|other| !is_same(other));
         // Whoever had it before must have a lower token.
         let before: Vec<u64> = others
@@ -221,9 +225,9 @@ impl Oracle {
         let highest = before.into_iter().max();
         let is_other_token = attempt.1 != AttemptId::EMPTY
             && acquired.iter().any(|other| other.attempt == attempt && other.token != token);
-        acquired.push(Acquired { attempt, token, at: now });
+        acquired.push(Acquired { attempt, token, at: now, is_shared });
         drop(state);
-        self.check(!is_known || is_shared, || format!("{key}: token {} given twice", short(token)));
+        self.check(!is_given || is_shared, || format!("{key}: token {} given twice", short(token)));
         self.check(!is_taken, || format!("{key}: token {} given to two attempts", short(token)));
         self.check(!is_other_token, || format!("{key}: joined under another token"));
         self.check(is_known || highest.is_none_or(|highest| highest < token), || {
