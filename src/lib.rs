@@ -11,7 +11,7 @@
 //! let guard = manager.lock("invoice:42").ttl(Duration::from_secs(10)).acquire().await?;
 //! println!("write with fencing token {}", guard.fencing_token());
 //! guard.extend(Duration::from_secs(10)).await?;
-//! guard.release().await?; // or just drop it: released in the background
+//! guard.release().await?; // or just drop it
 //!
 //! // Acquire, renew, work, release, in one call; the work is dropped if the lock is lost.
 //! let report = manager.lock("report").run(async |guard| guard.fencing_token()).await?;

@@ -1,10 +1,10 @@
-//! A claim guard: dropping it hands it to the keeper, which releases it. That is why nothing is left behind.
+//! A claim guard: dropping it has the keeper release the claim. That is why nothing is left behind.
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use crate::{
     claim::{Claim, origin::Offer},
-    keeper::{Job, Keeper, Work},
+    keeper::{Job, Keeper},
     node::SendLog,
     types::{attempt_id::AttemptId, error::Result, key::Key, token::OwnerToken},
 };
@@ -91,7 +91,7 @@ impl Drop for ClaimGuard {
         if claim.to_release().is_empty() {
             self.keeper.ledger.strike(&claim);
         } else {
-            self.keeper.send(Work::Release(claim));
+            self.keeper.release(claim);
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod ledger;
 pub(crate) mod outage;
 pub(crate) mod queue;
 pub(crate) mod quorum;
+mod release;
 mod renewal;
 mod task;
 mod tell;
@@ -50,11 +51,19 @@ pub(crate) struct Keeper {
     pub(crate) ledger: Arc<Ledger>,
     /// Who waits for what in this process.
     pub(crate) queues: Arc<Queues>,
-    inbox: Mutex<Option<mpsc::UnboundedSender<Work>>>,
+    inbox: Mutex<Option<Inbox>>,
     /// The runtimes that the manager was used on, as far as they are not known to have ended.
     runtimes: Mutex<Vec<Handle>>,
     /// The log knows that locks are dropped after the runtime has ended.
     has_told_late: AtomicBool,
+}
+
+/// The way to the background task.
+#[derive(Debug)]
+struct Inbox {
+    sender: mpsc::UnboundedSender<Work>,
+    /// Where the task runs.
+    runtime: runtime::Id,
 }
 
 /// What the background task is asked to do.
@@ -148,7 +157,7 @@ impl Keeper {
 
     fn start_on(self: &Arc<Self>, runtime: &Handle) {
         let mut inbox = lock(&self.inbox);
-        if inbox.as_ref().is_some_and(|inbox| !inbox.is_closed()) {
+        if inbox.as_ref().is_some_and(Inbox::is_open) {
             return;
         }
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -156,7 +165,7 @@ impl Keeper {
             // The receiver is alive: it is two lines above.
             let _sent = sender.send(left_over);
         }
-        *inbox = Some(sender);
+        *inbox = Some(Inbox { sender, runtime: runtime.id() });
         self.has_told_late.store(false, Ordering::Relaxed);
         // Unlocked first: a runtime that is ending drops the task, and so its presence, at once.
         drop(inbox);
@@ -183,7 +192,7 @@ impl Keeper {
     }
 
     fn is_running(&self) -> bool {
-        lock(&self.inbox).as_ref().is_some_and(|inbox| !inbox.is_closed())
+        lock(&self.inbox).as_ref().is_some_and(Inbox::is_open)
     }
 
     pub(crate) fn send(self: &Arc<Self>, work: Work) {
@@ -210,7 +219,7 @@ impl Keeper {
 
     fn deliver(&self, work: Work) -> Result<(), Work> {
         match &*lock(&self.inbox) {
-            Some(inbox) => inbox.send(work).map_err(|returned| returned.0),
+            Some(inbox) => inbox.sender.send(work).map_err(|returned| returned.0),
             None => Err(work),
         }
     }
@@ -223,5 +232,11 @@ impl Keeper {
             false => None,
         };
         self.ledger.open().into_iter().filter_map(work).collect()
+    }
+}
+
+impl Inbox {
+    fn is_open(&self) -> bool {
+        !self.sender.is_closed()
     }
 }

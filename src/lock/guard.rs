@@ -20,16 +20,19 @@ use crate::{
     },
 };
 
-/// A held lock. Dropping it releases the lock in the background.
+/// A held lock. Dropping it releases the lock, without waiting for it.
 ///
 /// A lock is a lease: Redis ends it when its TTL is over, whatever the holder does. So look at
 /// [`is_valid`](Self::is_valid) before each step that needs the lock, tie work to it with
 /// [`while_held`](Self::while_held), and give the [`fencing_token`](Self::fencing_token) to the resource,
 /// which alone can turn a late write away.
 ///
-/// Dropping never blocks and never panics, on any thread. It releases on a best-effort basis: nobody hears
-/// whether it worked, so [`release`](Self::release) where that matters. If the runtime of the manager has
-/// ended, the TTL ends the lock.
+/// Dropping never blocks and never panics, on any thread. Inside of the manager's runtime it is in order: whatever the
+/// manager asks a node afterwards comes behind the release, as long as the connection stands. So the lock can be taken
+/// again at once, for no round trip. On a plain thread, on another runtime or in a panic, the release goes out soon.
+///
+/// It is a best effort: nobody hears whether it worked, so [`release`](Self::release) where that matters. If the runtime
+/// of the manager has ended, the TTL ends the lock.
 ///
 /// ```
 /// # use std::time::Duration;

@@ -24,6 +24,10 @@ impl Command {
         matches!(self, Self::Acquire { .. } | Self::Touch { .. })
     }
 
+    pub(crate) const fn releases(self) -> bool {
+        matches!(self, Self::Release { .. })
+    }
+
     /// Whether the command is a vote for a lock that the node does not have.
     pub(crate) const fn grants(self) -> bool {
         matches!(self, Self::Acquire { .. } | Self::Touch { mode: Touch::Heal, .. })

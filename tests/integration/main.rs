@@ -31,6 +31,7 @@ mod config;
 mod contract;
 mod counts;
 mod dedicated;
+mod drop_order;
 mod drops;
 mod examples;
 mod extend;

@@ -279,6 +279,10 @@ fn locks_dropped_as_the_runtime_ends_are_counted_in_one_warning(site: Site) {
     });
     drop(runtime);
     let warnings = warnings(&trace);
+    if site.is_memory() {
+        // Nodes in memory have released them by the time that the drop is over.
+        return assert!(warnings.is_empty(), "{warnings:?}");
+    }
     let many = warnings.iter().filter(|warning| warning.fields["message"].contains("7 locks"));
     let [warning] = many.collect::<Vec<_>>()[..] else { panic!("one warning: {warnings:?}") };
     assert!(warning.fields["message"].contains("close()"), "{warning:?}");

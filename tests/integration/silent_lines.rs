@@ -105,6 +105,7 @@ behind_proxies!(
     an_extend_works_after_an_idle_time,
     a_release_works_after_an_idle_time,
     a_drop_works_after_an_idle_time,
+    a_lock_dropped_after_an_idle_time_can_be_taken_at_once,
     renewals_go_on_over_forgotten_connections,
     what_was_under_way_on_a_forgotten_connection_is_undone,
     a_connection_that_answers_is_kept,
@@ -158,6 +159,18 @@ async fn a_drop_works_after_an_idle_time(site: Site) {
     site.is_forgotten(&manager).await;
     drop(guard);
     site.empties().await;
+}
+
+/// Its release waits for the proof that the connection is alive, and what is asked meanwhile does not overtake it.
+async fn a_lock_dropped_after_an_idle_time_can_be_taken_at_once(site: Site) {
+    let manager = site.manager().await;
+    for _ in 0..20 {
+        let guard = within(manager.lock("k").ttl(secs(3600)).try_acquire()).await.unwrap();
+        comes_to_rest(&manager).await;
+        let_pass(IDLE).await;
+        drop(guard);
+        drop(within(manager.lock("k").ttl(secs(3600)).try_acquire()).await.unwrap());
+    }
 }
 
 async fn renewals_go_on_over_forgotten_connections(site: Site) {

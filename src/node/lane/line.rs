@@ -32,6 +32,8 @@ pub(crate) struct Line {
     heard: Mutex<Instant>,
     /// The user may announce releases, as far as that is known.
     announces: AtomicBool,
+    /// The server has run a release that came down this line, so that it knows the script.
+    knows_release: AtomicBool,
     /// No longer the lane's: only undos of what was sent on it still go out here.
     retired: AtomicBool,
 }
@@ -44,8 +46,17 @@ impl Line {
     ) -> Self {
         let (failures, timeouts) = (AtomicU32::new(failures), AtomicU32::new(0));
         let (heard, announces) = (Mutex::new(clock::now()), AtomicBool::new(true));
-        let retired = AtomicBool::new(false);
-        Self { wire, quarantined_until, failures, timeouts, heard, announces, retired }
+        let [knows_release, retired] = [false; 2].map(AtomicBool::new);
+        Self {
+            wire,
+            quarantined_until,
+            failures,
+            timeouts,
+            heard,
+            announces,
+            knows_release,
+            retired,
+        }
     }
 
     /// How long the node must not vote yet.
@@ -144,6 +155,16 @@ impl Line {
     /// server's log of refusals.
     pub(in crate::node) fn announces_no_more(&self) {
         self.announces.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the server knows the script that releases, as far as that is known.
+    pub(in crate::node) fn knows_release(&self) -> bool {
+        self.knows_release.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the server has run a release.
+    pub(in crate::node) fn has_released(&self) {
+        self.knows_release.store(true, Ordering::Relaxed);
     }
 
     /// Takes the line out of use. Returns how many lines before it came to nothing.

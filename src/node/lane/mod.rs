@@ -4,6 +4,7 @@
 //! polled, so that a release can never overtake the acquire it undoes.
 
 mod batch;
+mod held_up;
 pub(in crate::node) mod line;
 mod opening;
 mod replies;
@@ -34,6 +35,7 @@ use super::{
     failure::Failure,
     lane::{
         batch::{Batch, Fate, Outgoing},
+        held_up::HeldUp,
         line::Line,
         state::{State, Step},
         transport::Replies,
@@ -76,6 +78,7 @@ struct Shared {
     recovered: Recovered,
     /// The commands that may be under way.
     room: Semaphore,
+    held_up: HeldUp,
 }
 
 impl Lane {
@@ -107,6 +110,7 @@ impl Lane {
             stranger: Stranger::default(),
             recovered,
             room,
+            held_up: HeldUp::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -213,13 +217,16 @@ impl Shared {
     }
 
     /// Names the scripts by their hashes, and again by their texts where the server did not know the hash.
+    ///
+    /// A release is named by its text until the line's server has run one: repeated, it would have lost its place to
+    /// what was asked after it.
     async fn ask_by_hash_then_text(
         self: &Arc<Self>,
         items: &[(&SendLog, Command)],
         used: &Used,
     ) -> Result<Vec<Result<Answer, Failure>>, Failure> {
-        let by_hash = |at: usize| self.outgoing(items[at], ScriptRef::Hash);
-        let mut replies = self.send(items.len(), by_hash, used).await?;
+        let first = |at: usize| self.outgoing(items[at], self.script_ref(items[at].1));
+        let mut replies = self.send(items.len(), first, used).await?;
         let is_unknown = |&at: &usize| is_unknown_script(&replies[at]);
         let unknown: Vec<usize> = (0..items.len()).filter(is_unknown).collect();
         if !unknown.is_empty() {
@@ -229,7 +236,19 @@ impl Shared {
                 replies[at] = reply;
             }
         }
+        let has_released =
+            |(item, reply): (&(_, Command), &Result<_, _>)| item.1.releases() && reply.is_ok();
+        if items.iter().zip(&replies).any(has_released)
+            && let Some(line) = &*lock(used)
+        {
+            line.has_released();
+        }
         Ok(replies.into_iter().map(|reply| Ok(decode(&reply?)?)).collect())
+    }
+
+    fn script_ref(&self, command: Command) -> ScriptRef {
+        let is_known = || self.line().is_some_and(|line| line.knows_release());
+        if command.releases() && !is_known() { ScriptRef::Text } else { ScriptRef::Hash }
     }
 
     fn outgoing<'a>(
@@ -264,12 +283,13 @@ impl Shared {
         used: &Used,
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
         let _room = self.room.acquire().await;
-        let mut began_connecting = false;
+        let (mut began_connecting, mut place) = (false, None);
         // Not boxed: this is the one large part of a call, and every call has it.
         let mut sending = pin!(None);
         let mut batch = loop {
             // Made before the lane is locked: others wait for it.
             let mut outgoing: Vec<_> = (0..count).map(&outgoing).collect();
+            let claims = outgoing.iter().any(|outgoing| outgoing.claim.is_some());
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             let queue = poll_fn(|cx| {
@@ -283,9 +303,15 @@ impl Shared {
             });
             match queue.await? {
                 Some(batch) => break batch,
-                None => changed.await,
+                None => {
+                    if !claims && place.is_none() {
+                        place = Some(self.held_up.enter(&self.changed));
+                    }
+                    changed.await;
+                }
             }
         };
+        drop(place);
         *lock(used) = Some(batch.line.clone());
         let replies = match batch.early.take() {
             Some(replies) => replies,
@@ -303,8 +329,11 @@ impl Shared {
         began_connecting: &mut bool,
         post: impl FnOnce(&Line, Vec<Cmd>) -> Poll<Replies>,
     ) -> Result<Option<Batch<'a>>, Failure> {
+        let claims = outgoing.iter().any(|outgoing| outgoing.claim.is_some());
         let mut state = lock(&self.state);
         let line = match state.step(*began_connecting)? {
+            // A release that had to wait for a line goes first.
+            Step::Use(_) if claims && self.held_up.is_any() => return Ok(None),
             Step::Use(line) => line,
             Step::Wait => return Ok(None),
             Step::Connect(failures, doubted) => {
