@@ -177,7 +177,7 @@ impl NodeHealth {
 
 /// Asks every node what it knows of a key.
 pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> {
-    let key = keeper.key(key)?;
+    let key = keeper.key(key, keeper.settings.fencing(keeper.settings.unfenced))?;
     keeper.check_runtime()?;
     let (nodes, quorum) = (&keeper.quorum, keeper.quorum.needed());
     let send_log = SendLog::new(key.into(), OwnerToken::found(b""), AttemptId::EMPTY, nodes.len());

@@ -164,7 +164,8 @@ pub(crate) async fn join(
 /// Takes a ticket's lock over.
 pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<ClaimGuard> {
     let LockTicket { key, owner_token, fencing_token, ttl, attempt } = ticket;
-    let key = Arc::new(keeper.key(key)?);
+    let fencing = keeper.settings.fencing(fencing_token.is_none());
+    let key = Arc::new(keeper.key(key, fencing)?);
     keeper.settings.check_ttl(ttl)?;
     keeper.check_runtime()?;
     keeper.check_open()?;
@@ -172,6 +173,8 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<C
     let token = fencing_token.get();
     let attempt = match attempt {
         Some(attempt) => attempt,
+        // What would tell lies beside a counter.
+        None if fencing_token.is_none() => AttemptId::EMPTY,
         None => attempt_of(keeper, &key, &owner_token, token).await?,
     };
     let terms = Grant { token, ttl, began: clock::now() };

@@ -6,11 +6,12 @@ use futures_util::FutureExt;
 use tokio::time::advance;
 
 use super::*;
+use crate::types::fencing::Fencing;
 use crate::types::{attempt_id::AttemptId, error::NodeError, key::Key, token::OwnerToken};
 
 /// What may be locked on three nodes, with a drift of a second.
 fn claim(id: AttemptId) -> Claim {
-    let key = Key::new("", "k".to_owned()).unwrap();
+    let key = Key::new("", "k".to_owned(), Fencing::default()).unwrap();
     let send_log = SendLog::new(Arc::new(key), OwnerToken::random(), id, 3);
     let offer = Offer { origin: Origin::Own, renewal: None };
     Claim::new(1, send_log, ClockDrift::new(0.0, SECOND), offer)

@@ -1,6 +1,9 @@
 //! The end of a claim: what its release deletes, where, and how it is told from other locks.
 
-use std::mem;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    mem,
+};
 
 use tracing::Span;
 
@@ -25,7 +28,7 @@ impl Claim {
             let is_valid = was_held && matches!(lost, None | Some(LossReason::Closed));
             let may_hold = |node| self.must_release(node, was_held, &state.votes[node]);
             let asked = (0..state.votes.len()).map(may_hold);
-            let token = state.held.as_ref().map_or(0, |held| held.token);
+            let token = state.held.as_ref().map(|held| held.token);
             state.release = Some(Release::new(asked, is_valid, token));
             if let Some(Held { since, min_hold, .. }) = state.held {
                 metrics::let_go(clock::now().saturating_duration_since(since));
@@ -52,9 +55,25 @@ impl Claim {
     /// It may arrive at any later time, when the owner has other locks: owner and attempt say which one is meant.
     pub(crate) fn release_command(&self) -> Command {
         let state = lock(&self.state);
-        let held = state.held.as_ref().map(|held| held.token);
+        let held = state.held.as_ref().map(|held| self.release_number(held.token));
         let kept = state.kept_until.map(|until| until.saturating_duration_since(clock::now()));
         Command::Release { held, keep: kept.filter(|kept| !kept.is_zero()) }
+    }
+
+    /// What tells the release of this lock from others of its key: the fencing token, or a hash of its owner where there is
+    /// none.
+    fn release_number(&self, token: u64) -> u64 {
+        if token > 0 {
+            return token;
+        }
+        let mut hasher = DefaultHasher::new();
+        self.send_log.owner.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The same, of a lock that was held.
+    pub(crate) fn released_as(&self) -> Option<u64> {
+        self.held(|held| held.token).map(|token| self.release_number(token))
     }
 
     /// Whether its release leaves the key in place for now.
@@ -77,7 +96,8 @@ impl Claim {
             _ => Released::NotOurs { counter: 0 },
         });
         if let Some(release) = &mut state.release {
-            release.note(node, released, is_in_time);
+            let has_memory = !self.send_log.is_cut_off(node);
+            release.note(node, released, is_in_time, has_memory);
         }
         is_answer
     }
@@ -90,6 +110,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::types::fencing::Fencing;
     use crate::{
         LockManager, Node,
         claim::origin::Offer,
@@ -105,7 +126,7 @@ mod tests {
     }
 
     fn claim(origin: Origin) -> Claim {
-        let key = Key::new("", "k".to_owned()).unwrap();
+        let key = Key::new("", "k".to_owned(), Fencing::default()).unwrap();
         let send_log = SendLog::new(Arc::new(key), OwnerToken::random(), AttemptId::EMPTY, 3);
         let drift = ClockDrift::new(0.0, SECOND);
         Claim::new(1, send_log, drift, Offer { origin, renewal: None })

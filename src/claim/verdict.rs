@@ -15,8 +15,8 @@ pub(crate) struct Release {
     nodes: Box<[NodeRelease]>,
     /// Whether the lock was valid when its release began.
     was_valid: bool,
-    /// Its fencing token; 0 if it was never held.
-    token: u64,
+    /// Its fencing token, if it was ever held.
+    token: Option<u64>,
     /// What went wrong at each node last.
     errors: Vec<(usize, NodeError)>,
     /// Every node was asked at least once, and answered or failed.
@@ -41,7 +41,11 @@ enum NodeRelease {
 
 impl Release {
     /// Begins a release on the nodes of which `may_hold` says that they may hold the key.
-    pub(crate) fn new(may_hold: impl Iterator<Item = bool>, was_valid: bool, token: u64) -> Self {
+    pub(crate) fn new(
+        may_hold: impl Iterator<Item = bool>,
+        was_valid: bool,
+        token: Option<u64>,
+    ) -> Self {
         let settled = |may_hold| {
             if may_hold { NodeRelease::Pending } else { NodeRelease::NotAsked }
         };
@@ -66,12 +70,14 @@ impl Release {
         (0..self.nodes.len()).filter(is_open).collect()
     }
 
-    /// Notes a node's answer; `is_in_time`: it came before the end of the lock's validity.
+    /// Notes a node's answer; `is_in_time`: it came before the end of the lock's validity; `has_memory`: the connection on
+    /// which the node granted the lock still stands.
     pub(crate) fn note(
         &mut self,
         node: usize,
         answer: Result<Released, NodeError>,
         is_in_time: bool,
+        has_memory: bool,
     ) {
         // A deletion is one, whatever a repeated release is told later.
         if self.nodes[node] == NodeRelease::Deleted {
@@ -80,12 +86,12 @@ impl Release {
         self.errors.retain(|(other, _)| *other != node);
         self.nodes[node] = match answer {
             Ok(Released::Deleted) => NodeRelease::Deleted,
-            Ok(Released::Gone { counter }) if self.was_deleted_at(node, counter) => {
+            Ok(Released::Gone { counter }) if self.was_deleted_at(node, counter, has_memory) => {
                 NodeRelease::Deleted
             }
             // The release before, which went unanswered, let the next one in.
             Ok(Released::NotOurs { counter })
-                if is_in_time && self.was_deleted_at(node, counter) =>
+                if is_in_time && self.was_deleted_at(node, counter, has_memory) =>
             {
                 NodeRelease::Deleted
             }
@@ -98,10 +104,14 @@ impl Release {
     }
 
     /// Whether a key that is gone was deleted by an earlier release, which went unanswered: nothing else ends a
-    /// valid lock, unless the node has lost its memory, and then it has lost its counter as well.
-    fn was_deleted_at(&self, node: usize, counter: u64) -> bool {
+    /// valid lock, unless the node has lost its memory, and then it has lost its counter as well. Where there is none, a
+    /// connection that stands tells that the node has not restarted.
+    fn was_deleted_at(&self, node: usize, counter: u64, has_memory: bool) -> bool {
         let was_asked = self.nodes[node] == NodeRelease::Unanswered;
-        let has_memory = self.token > 0 && counter >= self.token;
+        let has_memory = match self.token {
+            Some(0) => has_memory,
+            token => token.is_some_and(|token| counter >= token),
+        };
         self.was_valid && was_asked && has_memory
     }
 
@@ -158,7 +168,7 @@ impl Release {
         if !std::mem::replace(&mut self.warned, true) {
             let error = self.errors.first().map(|(_, error)| error as &dyn std::error::Error);
             // What never was a lock is in nobody's way.
-            if self.token > 0 {
+            if self.token.is_some() {
                 metrics::release_failed();
             }
             tracing::warn!(
@@ -179,7 +189,7 @@ mod tests {
     use super::*;
 
     fn release(asked: [bool; 3], was_valid: bool) -> Release {
-        Release::new(asked.into_iter(), was_valid, 7)
+        Release::new(asked.into_iter(), was_valid, Some(7))
     }
 
     fn failed() -> Result<Released, NodeError> {
@@ -189,9 +199,9 @@ mod tests {
     #[test]
     fn a_majority_of_deletions_is_a_release() {
         let mut release = release([true; 3], true);
-        release.note(0, Ok(Released::Deleted), true);
+        release.note(0, Ok(Released::Deleted), true, true);
         assert!(release.verdict("k").is_none());
-        release.note(2, Ok(Released::Deleted), true);
+        release.note(2, Ok(Released::Deleted), true, true);
         assert!(release.verdict("k").unwrap().is_ok());
         assert_eq!(release.open(), [1]);
     }
@@ -199,17 +209,17 @@ mod tests {
     #[test]
     fn a_majority_without_the_key_is_not_held() {
         let mut release = release([true, true, false], true);
-        release.note(0, Ok(Released::Gone { counter: 0 }), true);
+        release.note(0, Ok(Released::Gone { counter: 0 }), true, true);
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 
     #[test]
     fn a_deletion_stays_one_when_a_repeated_release_finds_nothing() {
         let mut release = release([true; 3], true);
-        release.note(0, Ok(Released::Deleted), true);
-        release.note(0, Ok(Released::Gone { counter: 0 }), true);
-        release.note(0, failed(), true);
-        release.note(1, Ok(Released::Deleted), true);
+        release.note(0, Ok(Released::Deleted), true, true);
+        release.note(0, Ok(Released::Gone { counter: 0 }), true, true);
+        release.note(0, failed(), true, true);
+        release.note(1, Ok(Released::Deleted), true, true);
         assert!(release.verdict("k").unwrap().is_ok());
     }
 
@@ -217,9 +227,9 @@ mod tests {
     fn a_split_majority_goes_by_the_deadline() {
         for was_valid in [true, false] {
             let mut release = release([true; 3], was_valid);
-            release.note(0, Ok(Released::Deleted), true);
-            release.note(1, Ok(Released::Gone { counter: 0 }), true);
-            release.note(2, failed(), true);
+            release.note(0, Ok(Released::Deleted), true, true);
+            release.note(1, Ok(Released::Gone { counter: 0 }), true, true);
+            release.note(2, failed(), true, true);
             assert!(release.verdict("k").is_none());
             release.end_pass();
             assert_eq!(release.verdict("k").unwrap().is_ok(), was_valid);
@@ -230,8 +240,8 @@ mod tests {
     fn a_key_gone_beside_its_counter_was_deleted_by_the_unanswered_release() {
         let mut release = release([true; 3], true);
         for node in 0..2 {
-            release.note(node, failed(), true);
-            release.note(node, Ok(Released::Gone { counter: 7 }), true);
+            release.note(node, failed(), true, true);
+            release.note(node, Ok(Released::Gone { counter: 7 }), true, true);
         }
         assert!(release.verdict("k").unwrap().is_ok());
     }
@@ -240,8 +250,8 @@ mod tests {
     fn a_key_gone_with_its_counter_was_lost_with_the_nodes_memory() {
         let mut release = release([true; 3], true);
         for node in 0..2 {
-            release.note(node, failed(), true);
-            release.note(node, Ok(Released::Gone { counter: 0 }), true);
+            release.note(node, failed(), true, true);
+            release.note(node, Ok(Released::Gone { counter: 0 }), true, true);
         }
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
@@ -249,8 +259,8 @@ mod tests {
     #[test]
     fn a_node_that_was_never_asked_has_not_answered() {
         let mut release = release([true, true, false], true);
-        release.note(0, Ok(Released::Deleted), true);
-        release.note(1, failed(), true);
+        release.note(0, Ok(Released::Deleted), true, true);
+        release.note(1, failed(), true, true);
         release.end_pass();
         assert!(release.verdict("k").is_none());
     }
@@ -258,8 +268,8 @@ mod tests {
     #[test]
     fn without_a_majority_it_is_unavailable() {
         let mut release = release([true; 3], true);
-        release.note(0, Ok(Released::Deleted), true);
-        (1..3).for_each(|node| release.note(node, failed(), true));
+        release.note(0, Ok(Released::Deleted), true, true);
+        (1..3).for_each(|node| release.note(node, failed(), true, true));
         release.end_pass();
         assert!(release.verdict("k").is_none());
         let error = release.unavailable("k");
@@ -276,8 +286,8 @@ mod tests {
         {
             let mut release = release([true; 3], true);
             for node in 0..2 {
-                release.note(node, failed(), true);
-                release.note(node, refused(counter), is_in_time);
+                release.note(node, failed(), true, true);
+                release.note(node, refused(counter), is_in_time, true);
             }
             assert_eq!(release.verdict("k").unwrap().is_ok(), is_ours, "{counter}");
         }
@@ -286,7 +296,7 @@ mod tests {
     #[test]
     fn another_owner_at_the_first_answer_is_no_release() {
         let mut release = release([true; 3], true);
-        (0..2).for_each(|node| release.note(node, refused(8), true));
+        (0..2).for_each(|node| release.note(node, refused(8), true, true));
         assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 }

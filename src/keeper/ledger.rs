@@ -102,8 +102,11 @@ impl Ledger {
     /// Notes that a majority has released a claim, once, and lets the next waiter in.
     fn confirm(&self, claim: &Claim) {
         let is_first = claim.with_release(Release::confirm).unwrap_or(false);
-        if is_first && claim.was_held() && !claim.is_kept() {
-            self.queues.released(claim.key(), claim.fencing_token().get(), || false);
+        if is_first
+            && !claim.is_kept()
+            && let Some(release) = claim.released_as()
+        {
+            self.queues.released(claim.key(), release, || false);
         }
     }
 

@@ -38,6 +38,7 @@ use crate::{
     node::Node,
     types::{
         error::{Error, LossReason, Result},
+        fencing::Fencing,
         key::Key,
         settings::Settings,
     },
@@ -89,8 +90,8 @@ impl Keeper {
     }
 
     /// Names what a lock is kept under, unless some node cannot keep it.
-    pub(crate) fn key(&self, name: String) -> Result<Key> {
-        let key = Key::new(&self.settings.key_prefix, name)?;
+    pub(crate) fn key(&self, name: String, fencing: Fencing) -> Result<Key> {
+        let key = Key::new(&self.settings.key_prefix, name, fencing)?;
         if !key.keeps_to_one_slot() && self.quorum.has_cluster() {
             return Err(Error::config(format!(
                 "no fencing counter can share the cluster slot of `{}`: a `}}` needs a `{{` and something between them before it",

@@ -19,6 +19,7 @@ pub(crate) struct Options {
     pub(crate) wait_timeout: Option<Duration>,
     pub(crate) retry: Retry,
     pub(crate) owner: Option<OwnerToken>,
+    pub(crate) unfenced: bool,
     pub(crate) auto_renew: bool,
     pub(crate) renewal: Renewal,
     pub(crate) min_hold: Duration,
@@ -31,6 +32,7 @@ impl Options {
             wait_timeout: None,
             retry: settings.retry.clone(),
             owner: None,
+            unfenced: settings.unfenced,
             auto_renew: false,
             renewal: Renewal::new(),
             min_hold: Duration::ZERO,
@@ -51,6 +53,12 @@ impl Options {
     pub(crate) fn check(&self, settings: &Settings) -> Result<()> {
         settings.check_ttl(self.ttl)?;
         settings.check_min_hold(self.min_hold)?;
+        if self.unfenced && self.owner.is_some() {
+            // Beside the counter lies what tells the locks of one owner apart.
+            return Err(Error::config(
+                "an unfenced lock cannot have an owner token of the caller's choice",
+            ));
+        }
         let (ttl, Renewal { every, max_hold, .. }) = (self.ttl, &self.renewal);
         let longest = longest_interval(ttl);
         if let Some(every) = every.filter(|every| every.is_zero() || *every > longest) {

@@ -24,7 +24,7 @@ use crate::{
     keeper::{Keeper, claim_guard::ClaimGuard},
     lock::{guard::LockGuard, options::Options, watch::check_work},
     metrics::{self, Acquiring},
-    types::{error::Result, event::RenewalEvent, retry::Retry, token::OwnerToken},
+    types::{error::Result, event::RenewalEvent, key::Key, retry::Retry, token::OwnerToken},
 };
 
 /// A lock about to be taken: made by [`LockManager::lock`](crate::LockManager::lock), ended by
@@ -120,6 +120,26 @@ impl LockRequest {
     pub const fn auto_renew(mut self) -> Self {
         self.options.auto_renew = true;
         self.options.renewal.every = None;
+        self
+    }
+
+    /// Does without a fencing counter for this lock: one key in Redis, and one plain `SET` to take it. Default: the
+    /// manager's, which is fenced.
+    ///
+    /// **Its [`fencing_token`](LockGuard::fencing_token) is [`FencingToken::NONE`](crate::FencingToken::NONE), which is
+    /// lower than every other**: a resource that compares tokens turns it away, and one that does not is protected from a
+    /// paused holder by the lock's time alone. Every other promise holds. With [`owner`](Self::owner) it is an
+    /// [`Error::Config`] when the lock is taken.
+    ///
+    /// ```
+    /// # use redlatch::{FencingToken, LockManager};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let guard = LockManager::in_memory().lock("cache").unfenced().await?;
+    /// assert!(guard.fencing_token().is_none());
+    /// # Ok(()) }
+    /// ```
+    pub const fn unfenced(mut self) -> Self {
+        self.options.unfenced = true;
         self
     }
 
@@ -328,8 +348,13 @@ impl LockRequest {
 
     /// Refuses what cannot work.
     pub(crate) fn check(&self) -> Result<()> {
-        self.keeper.key(self.key.clone())?;
+        self.key()?;
         self.options.check(&self.keeper.settings)
+    }
+
+    fn key(&self) -> Result<Key> {
+        let Keeper { settings, .. } = &*self.keeper;
+        self.keeper.key(self.key.clone(), settings.fencing(self.options.unfenced))
     }
 
     /// Acquires for a caller who waits since then.
@@ -366,7 +391,7 @@ impl LockRequest {
     }
 
     fn check_spec(&self, joins: bool) -> Result<LockSpec> {
-        let key = Arc::new(self.keeper.key(self.key.clone())?);
+        let key = Arc::new(self.key()?);
         self.options.check(&self.keeper.settings)?;
         self.keeper.check_runtime()?;
         self.keeper.check_open()?;

@@ -147,24 +147,48 @@ impl LockManagerBuilder {
         self
     }
 
+    /// Sets how long a fencing counter outlives the last use of its key: counted from the last acquire, extend or renewal.
+    /// Default: 24 hours.
+    ///
+    /// From 1 minute to 30 days, and never less than twice the lock's TTL. Each key that was locked within that time takes
+    /// about 130 bytes of each node's memory. Tokens grow strictly unless a counter has gone *and* the clocks of the
+    /// machines that lock its key differ by more than this.
+    pub const fn fencing_retention(mut self, retention: Duration) -> Self {
+        self.settings.fencing_retention = retention;
+        self
+    }
+
+    /// Does without fencing counters: a lock is one key in Redis, taken with one plain `SET`. Default: locks are fenced.
+    ///
+    /// **Every [`fencing_token`](crate::LockGuard::fencing_token) is then [`FencingToken::NONE`](crate::FencingToken::NONE)**:
+    /// see [`LockRequest::unfenced`](crate::LockRequest::unfenced), which does the same for one lock.
+    pub const fn unfenced(mut self) -> Self {
+        self.settings.unfenced = true;
+        self
+    }
+
     /// Checks the settings and makes the manager. It does no I/O and needs no runtime.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] for: no node, the same node twice, a URL that cannot be read, TLS for which nobody has
-    /// chosen rustls' crypto provider, a drift factor outside `[0, 1)`, a timeout of zero, a TTL out of range.
+    /// chosen rustls' crypto provider, a drift factor outside `[0, 1)`, a timeout of zero, a TTL or a retention out of range.
     pub fn build(self) -> Result<LockManager> {
         let nodes: Vec<Node> = self.nodes.into_iter().collect::<Result<_>>()?;
         check_nodes(&nodes)?;
         self.settings.check()?;
+        Self::build_of(nodes, self.settings)
+    }
+
+    fn build_of(nodes: Vec<Node>, settings: Settings) -> Result<LockManager> {
         let cluster = nodes.iter().find(|node| node.is_cluster());
-        if let Some(cluster) = cluster.filter(|_| self.settings.restart_quarantine.is_some()) {
+        if let Some(cluster) = cluster.filter(|_| settings.restart_quarantine.is_some()) {
             let name = cluster.name();
             return Err(Error::config(format!(
                 "node {name} is a cluster, which has no one uptime"
             )));
         }
-        Ok(LockManager { keeper: Arc::new(Keeper::new(nodes, self.settings)) })
+        Ok(LockManager { keeper: Arc::new(Keeper::new(nodes, settings)) })
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) enum Command {
     /// Raise the fencing counter to `token`, and give the lock at least `ttl` to live if one is named.
     Touch { ttl: Option<Duration>, token: u64, mode: Touch },
     /// Delete the lock if it is the attempt's, and note that the attempt has ended. If it was held, announce it with
-    /// its fencing token. `keep`: keep it for nobody for so long instead.
+    /// its fencing token, or another number where it has none. `keep`: keep it for nobody for so long instead.
     Release { held: Option<u64>, keep: Option<Duration> },
     /// Look who holds the lock.
     Inspect,
@@ -24,8 +24,13 @@ impl Command {
         matches!(self, Self::Acquire { .. } | Self::Touch { .. })
     }
 
-    pub(crate) const fn releases(self) -> bool {
-        matches!(self, Self::Release { .. })
+    /// How long the lock is to live from now on, if the command says so.
+    pub(crate) const fn ttl(self) -> Option<Duration> {
+        match self {
+            Self::Acquire { ttl, .. } => Some(ttl),
+            Self::Touch { ttl, .. } => ttl,
+            Self::Release { .. } | Self::Inspect => None,
+        }
     }
 
     /// Whether the command is a vote for a lock that the node does not have.

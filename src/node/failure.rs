@@ -52,6 +52,14 @@ impl Failure {
             || error.detail().is_some_and(|detail| detail.contains(NOT_ALLOWED))
     }
 
+    /// The first word of the server's own error.
+    pub(super) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Redis(error) => error.code(),
+            _ => None,
+        }
+    }
+
     /// Whether it was not for the node to answer: nothing was sent.
     pub(super) const fn is_our_own(&self) -> bool {
         matches!(self, Self::Withdrawn | Self::Quarantined(_) | Self::NoRuntime)

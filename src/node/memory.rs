@@ -16,7 +16,6 @@ use super::{
     command::{Answer, Command, KeyState, Released, Touch},
     failure::Failure,
     notices::{Notice, OnNotice},
-    scripts::FENCE_TTL,
     send_log::SendLog,
 };
 use crate::{
@@ -46,15 +45,21 @@ struct Listens {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names<'a> {
     pub(crate) lock: &'a str,
-    pub(crate) fence: &'a str,
+    /// None: the lock is unfenced.
+    pub(crate) fence: Option<&'a str>,
+    /// How long the counter is kept from now on, if the command writes it.
+    pub(crate) retention: Duration,
     pub(crate) owner: &'a OwnerToken,
     pub(crate) id: AttemptId,
 }
 
-impl<'a> From<&'a SendLog> for Names<'a> {
-    fn from(send_log: &'a SendLog) -> Self {
+impl<'a> Names<'a> {
+    fn of(send_log: &'a SendLog, command: Command) -> Self {
         let SendLog { key, owner, id, .. } = send_log;
-        Self { lock: &key.lock, fence: &key.fence, owner, id: *id }
+        let (fence, ttl) = (key.fence.as_ref(), command.ttl().unwrap_or_default());
+        let retention = fence.map_or(Duration::ZERO, |fence| fence.kept_for(ttl));
+        let fence = fence.map(|fence| &*fence.name);
+        Self { lock: &key.lock, fence, retention, owner, id: *id }
     }
 }
 
@@ -63,7 +68,7 @@ impl<'a> From<&'a SendLog> for Names<'a> {
 pub(crate) struct Kept {
     locks: BTreeMap<String, (OwnerToken, Instant)>,
     fences: BTreeMap<String, (Fence, Instant)>,
-    /// The number of fences at which those that have expired are dropped next.
+    /// The number of locks and fences at which those that have expired are dropped next.
     next_sweep: usize,
 }
 
@@ -132,7 +137,7 @@ impl Store {
         if command.claims() && !send_log.carry_out(node) {
             return Err(NodeError::new(&self.name, Failure::Withdrawn));
         }
-        let answer = kept.answer(Names::from(send_log), command, Instant::now());
+        let answer = kept.answer(Names::of(send_log, command), command, Instant::now());
         drop(kept);
         if let Command::Release { held: Some(token), keep: None } = command
             && answer == Answer::Released(Released::Deleted)
@@ -192,15 +197,16 @@ impl Kept {
             return Answer::Ended;
         }
         if self.locks.contains_key(names.lock) {
-            let is_again = self.is_this(names) && counter > 0;
+            let is_again = self.is_this(names) && (counter > 0 || names.fence.is_none());
             return if is_again {
                 Answer::Granted { token: counter }
             } else {
                 self.refusal(names, now)
             };
         }
-        let token = proposal.max(counter + 1);
-        self.take(names, ttl, Fence { counter: token, id: names.id, state: Attempt::Begun }, now);
+        let token = names.fence.map_or(0, |_| proposal.max(counter + 1));
+        let fence = Fence { counter: token, id: names.id, state: Attempt::Begun };
+        self.take(names, ttl, fence, now + names.retention, now);
         Answer::Granted { token }
     }
 
@@ -232,7 +238,11 @@ impl Kept {
         if fence.counter == held && matches!(mode, Touch::Extend | Touch::Heal) {
             fence.state = Attempt::Held;
         }
-        self.take(names, ttl.max(left), fence, now);
+        // Where the lock's own expiry is left, its counter's may be longer already.
+        let known = self.fences.get(names.fence.unwrap_or_default()).map(|(_, end)| *end);
+        let longer = known.filter(|_| ttl.is_zero());
+        let counted_until = longer.max(Some(now + names.retention)).unwrap_or(now);
+        self.take(names, ttl.max(left), fence, counted_until, now);
         match held_until {
             Some(_) => Answer::Ours { token: fence.counter, expires_in: ttl },
             None => Answer::Granted { token: fence.counter },
@@ -249,7 +259,7 @@ impl Kept {
             }
             (found, _) => drop(found.is_some().then(|| self.locks.remove(names.lock))),
         }
-        if let Some((fence, _)) = self.fences.get_mut(names.fence)
+        if let Some((fence, _)) = names.fence.and_then(|fence| self.fences.get_mut(fence))
             && !names.id.is_empty()
         {
             (fence.id, fence.state) = (names.id, Attempt::Ended);
@@ -268,14 +278,23 @@ impl Kept {
         }
     }
 
-    fn take(&mut self, names: Names<'_>, ttl: Duration, fence: Fence, now: Instant) {
+    fn take(
+        &mut self,
+        names: Names<'_>,
+        ttl: Duration,
+        fence: Fence,
+        counted_until: Instant,
+        now: Instant,
+    ) {
         let end = now + Duration::from_millis(millis(ttl));
         self.locks.insert(names.lock.to_owned(), (names.owner.clone(), end));
-        self.fences.insert(names.fence.to_owned(), (fence, now + FENCE_TTL));
-        if self.fences.len() >= self.next_sweep {
+        if let Some(name) = names.fence {
+            self.fences.insert(name.to_owned(), (fence, counted_until));
+        }
+        if self.fences.len() + self.locks.len() >= self.next_sweep {
             self.fences.retain(|_, (_, end)| *end > now);
             self.locks.retain(|_, (_, end)| *end > now);
-            self.next_sweep = 64.max(2 * self.fences.len());
+            self.next_sweep = 64.max(2 * (self.fences.len() + self.locks.len()));
         }
     }
 
@@ -303,14 +322,17 @@ impl Kept {
 
     fn fence(&self, names: Names<'_>) -> Fence {
         let none = Fence { counter: 0, id: AttemptId::EMPTY, state: Attempt::Begun };
-        self.fences.get(names.fence).map_or(none, |(fence, _)| *fence)
+        let found = names.fence.and_then(|fence| self.fences.get(fence));
+        found.map_or(none, |(fence, _)| *fence)
     }
 
-    fn expire(&mut self, lock: &str, fence: &str, now: Instant) {
+    fn expire(&mut self, lock: &str, fence: Option<&str>, now: Instant) {
         if self.locks.get(lock).is_some_and(|(_, end)| *end <= now) {
             self.locks.remove(lock);
         }
-        if self.fences.get(fence).is_some_and(|(_, end)| *end <= now) {
+        if let Some(fence) = fence
+            && self.fences.get(fence).is_some_and(|(_, end)| *end <= now)
+        {
             self.fences.remove(fence);
         }
     }

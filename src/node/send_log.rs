@@ -151,9 +151,10 @@ mod tests {
 
     use super::*;
     use crate::node::lane::transport::Transport;
+    use crate::types::fencing::Fencing;
 
     fn send_log() -> SendLog {
-        let key = Key::new("", "k".to_owned()).unwrap();
+        let key = Key::new("", "k".to_owned(), Fencing::default()).unwrap();
         SendLog::new(key.into(), OwnerToken::random(), AttemptId::EMPTY, 1)
     }
 

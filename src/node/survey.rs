@@ -51,7 +51,8 @@ impl Questions<'_> {
     }
 
     fn rights(&self) -> Cmd {
-        let Key { lock, fence, channel, .. } = self.sample;
+        let Key { lock, channel, .. } = self.sample;
+        let fence = self.sample.fence_name();
         let hears = if self.hears { "subscribe" } else { "" };
         cmd("EVAL").arg(RIGHTS).arg(0).arg(lock).arg(fence).arg(channel).arg(hears).take()
     }

@@ -15,7 +15,11 @@ use self::{
     findings::judge,
     site::{Site, Surveyed},
 };
-use crate::{keeper::Keeper, node::Questions, types::key::Key};
+use crate::{
+    keeper::Keeper,
+    node::Questions,
+    types::{key::Key, settings::Settings},
+};
 
 /// What was found about the nodes of a manager: see [`LockManager::preflight`](crate::LockManager::preflight).
 ///
@@ -180,7 +184,7 @@ impl fmt::Display for Severity {
 /// Asks all nodes at once, and judges what they tell.
 pub(crate) async fn run(keeper: &Keeper) -> Preflight {
     let (quorum, settings) = (&keeper.quorum, &keeper.settings);
-    let sample = sample(&settings.key_prefix);
+    let sample = sample(settings);
     let is_quorum = quorum.len() > 1;
     let has_quarantine = settings.restart_quarantine.is_some();
     let survey = async |at: usize| {
@@ -199,6 +203,7 @@ pub(crate) async fn run(keeper: &Keeper) -> Preflight {
 }
 
 #[expect(clippy::expect_used, reason = "only the length of the name could be wrong")]
-fn sample(prefix: &str) -> Key {
-    Key::new(prefix, "redlatch-preflight".to_owned()).expect("the name is neither empty nor long")
+fn sample(settings: &Settings) -> Key {
+    let (name, fencing) = ("redlatch-preflight".to_owned(), settings.fencing(settings.unfenced));
+    Key::new(&settings.key_prefix, name, fencing).expect("the name is neither empty nor long")
 }

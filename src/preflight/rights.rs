@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     node::{Missing, Rights},
-    types::key::Key,
+    types::{fencing::Fencing, key::Key},
 };
 
 /// What is wrong with the rights of the user at a node.
@@ -65,9 +65,11 @@ struct Patterns {
 
 impl Patterns {
     fn new(prefix: &str) -> Self {
-        let all = Key::new(prefix, "*".to_owned());
-        let [lock, fence, channel] =
-            all.map_or_else(|_| Default::default(), |key| [key.lock, key.fence, key.channel]);
+        let all = Key::new(prefix, "*".to_owned(), Fencing::default());
+        let [fence, channel, lock] = all.map_or_else(
+            |_| Default::default(),
+            |key| [key.fence_name().to_owned(), key.channel, key.lock],
+        );
         Self { keys: format!("~{lock} ~{fence}"), channels: format!("&{lock}:released &{channel}") }
     }
 }

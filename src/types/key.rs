@@ -1,8 +1,11 @@
 //! A lock's key and the names that follow from it: its fencing counter and its release channel.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use crate::types::error::{Error, Result};
+use crate::types::{
+    error::{Error, Result},
+    fencing::Fencing,
+};
 
 /// A key as the caller gave it, and the three names under which Redis knows it.
 #[derive(Debug)]
@@ -11,14 +14,30 @@ pub(crate) struct Key {
     pub(crate) name: Arc<str>,
     /// Prefix + key: holds the owner token.
     pub(crate) lock: String,
-    /// The fencing counter, in the same cluster slot.
-    pub(crate) fence: String,
+    /// The fencing counter, if there is one.
+    pub(crate) fence: Option<Fence>,
     /// The channel on which releases are announced.
     pub(crate) channel: String,
 }
 
+/// A lock's fencing counter.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    /// In the lock's cluster slot.
+    pub(crate) name: String,
+    /// How long it outlives its last use.
+    retention: Duration,
+}
+
+impl Fence {
+    /// How long it is kept from a use on that gives the lock this TTL: never less than twice that.
+    pub(crate) fn kept_for(&self, ttl: Duration) -> Duration {
+        self.retention.max(2 * ttl)
+    }
+}
+
 impl Key {
-    pub(crate) fn new(prefix: &str, name: String) -> Result<Self> {
+    pub(crate) fn new(prefix: &str, name: String, fencing: Fencing) -> Result<Self> {
         if !(1..=512).contains(&name.len()) {
             return Err(Error::config(format!(
                 "a key must have 1 to 512 bytes, not {}",
@@ -31,10 +50,15 @@ impl Key {
                 "`{lock}` cannot be locked: it is the name of the fencing counter of `{counted}`"
             )));
         }
-        let (open, close) = if hash_tag(&lock).is_some() { ("", "") } else { ("{", "}") };
-        let (fence, channel) =
-            ([open, &lock, close, FENCE].concat(), [open, &lock, close, RELEASED].concat());
+        let channel = beside(&lock, RELEASED);
+        let fence =
+            fencing.retention.map(|retention| Fence { name: beside(&lock, FENCE), retention });
         Ok(Self { name: name.into(), lock, fence, channel })
+    }
+
+    /// The name of the fencing counter; empty if there is none.
+    pub(crate) fn fence_name(&self) -> &str {
+        self.fence.as_ref().map_or("", |fence| &fence.name)
     }
 
     /// A number by which the nodes are ordered for this key: FNV-1a, since every process must come to the same.
@@ -47,7 +71,8 @@ impl Key {
 
     /// Whether the fencing counter shares the key's cluster slot, as it does for all but a few odd keys.
     pub(crate) fn keeps_to_one_slot(&self) -> bool {
-        hashed_part(&self.lock) == hashed_part(&self.fence)
+        let shares = |fence: &Fence| hashed_part(&self.lock) == hashed_part(&fence.name);
+        self.fence.as_ref().is_none_or(shares)
     }
 }
 
@@ -58,6 +83,12 @@ fn counted_by(name: &str) -> Option<&str> {
     let inner = || counted.strip_prefix('{')?.strip_suffix('}').filter(|inner| !inner.is_empty());
     let untagged = inner().filter(|inner| hash_tag(inner).is_none());
     untagged.or_else(|| hash_tag(counted).map(|_| counted))
+}
+
+/// A name in the lock's cluster slot, wherever that is possible.
+fn beside(lock: &str, suffix: &str) -> String {
+    let (open, close) = if hash_tag(lock).is_some() { ("", "") } else { ("{", "}") };
+    [open, lock, close, suffix].concat()
 }
 
 /// The part between the first `{` and the first `}` behind it, if there is one and it is not empty.
@@ -81,23 +112,27 @@ mod tests {
 
     use super::*;
 
+    fn named(name: String) -> Result<Key> {
+        Key::new("", name, Fencing::default())
+    }
+
     fn key(name: &str) -> Key {
-        Key::new("", name.to_owned()).unwrap()
+        named(name.to_owned()).unwrap()
     }
 
     #[test]
     fn names_follow_from_prefix_and_key() {
-        let key = Key::new("app:", "job".to_owned()).unwrap();
+        let key = Key::new("app:", "job".to_owned(), Fencing::default()).unwrap();
         assert_eq!(
-            [&*key.name, &*key.lock, &*key.fence, &*key.channel],
+            [&*key.name, &*key.lock, key.fence_name(), &*key.channel],
             ["job", "app:job", "{app:job}:fence", "{app:job}:released"]
         );
     }
 
     #[test]
     fn a_valid_hash_tag_is_kept() {
-        assert_eq!(key("a{b}c").fence, "a{b}c:fence");
-        assert_eq!(key("}{a}").fence, "}{a}:fence");
+        assert_eq!(key("a{b}c").fence_name(), "a{b}c:fence");
+        assert_eq!(key("}{a}").fence_name(), "}{a}:fence");
     }
 
     #[test]
@@ -117,8 +152,8 @@ mod tests {
             prefix in "[{}ab]{0,4}", name in "[{}ab]{1,8}|.{1,20}",
         ) {
             use deadpool_redis::redis::cluster_routing::Slot;
-            let key = Key::new(&prefix, name).unwrap();
-            let is_one_slot = Slot::for_key(&key.lock) == Slot::for_key(&key.fence);
+            let key = Key::new(&prefix, name, Fencing::default()).unwrap();
+            let is_one_slot = Slot::for_key(&key.lock) == Slot::for_key(key.fence_name());
             let is_odd = hash_tag(&key.lock).is_none() && key.lock.contains('}');
             proptest::prop_assert_eq!(key.keeps_to_one_slot(), !is_odd);
             proptest::prop_assert!(is_one_slot || is_odd);
@@ -138,7 +173,7 @@ mod tests {
             ("", "{a}b}:fence"),
             ("", "{a{b}:fence"),
         ] {
-            let error = Key::new(prefix, name.to_owned()).unwrap_err();
+            let error = Key::new(prefix, name.to_owned(), Fencing::default()).unwrap_err();
             assert!(error.is_config() && error.to_string().contains(":fence"), "{error}");
         }
     }
@@ -155,7 +190,7 @@ mod tests {
     #[test]
     fn an_error_names_the_lock_that_is_in_the_way() {
         for (name, counted) in [("{k}:fence", "`k`"), ("a{b}c:fence", "`a{b}c`")] {
-            let error = Key::new("", name.to_owned()).unwrap_err().to_string();
+            let error = Key::new("", name.to_owned(), Fencing::default()).unwrap_err().to_string();
             assert!(error.ends_with(counted), "{error}");
         }
     }
@@ -165,12 +200,12 @@ mod tests {
 
         #[test]
         fn no_lock_is_anothers_counter(one in names(), other in names()) {
-            if let (Ok(one), Ok(other)) = (Key::new("", one), Key::new("", other)) {
-                prop_assert!(one.lock != other.fence && other.lock != one.fence);
+            if let (Ok(one), Ok(other)) = (named(one), named(other)) {
+                prop_assert!(one.lock != other.fence_name() && other.lock != one.fence_name());
                 // By the rule, `k` and `{k}` have one counter between them: their tokens grow all the same.
                 let are_bare_and_braced = one.lock == format!("{{{}}}", other.lock)
                     || other.lock == format!("{{{}}}", one.lock);
-                prop_assert!(one.lock == other.lock || one.fence != other.fence || are_bare_and_braced);
+                prop_assert!(one.lock == other.lock || one.fence_name() != other.fence_name() || are_bare_and_braced);
             }
         }
 
@@ -186,7 +221,7 @@ mod tests {
                 ends.iter().filter(move |&&to| to >= from).map(move |&to| (from, to))
             });
             let is_counter = { parts }.any(|(from, to)| is_counter_of(&name[from..to]));
-            prop_assert_eq!(Key::new("", name).is_err(), is_counter);
+            prop_assert_eq!(named(name).is_err(), is_counter);
         }
     }
 
@@ -200,8 +235,8 @@ mod tests {
 
     #[test]
     fn keys_have_1_to_512_bytes() {
-        assert!(Key::new("p", String::new()).unwrap_err().is_config());
-        assert!(Key::new("p", "x".repeat(512)).is_ok());
-        assert!(Key::new("p", "x".repeat(513)).unwrap_err().is_config());
+        assert!(Key::new("p", String::new(), Fencing::default()).unwrap_err().is_config());
+        assert!(Key::new("p", "x".repeat(512), Fencing::default()).is_ok());
+        assert!(Key::new("p", "x".repeat(513), Fencing::default()).unwrap_err().is_config());
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     host::background::Background,
     types::{
         error::{Error, Result},
+        fencing::{Fencing, RETENTION, check_retention},
         retry::Retry,
         validity::{ClockDrift, LONGEST_TTL, check_ttl},
     },
@@ -23,6 +24,10 @@ pub(crate) struct Settings {
     pub(crate) outage_patience: Option<Duration>,
     /// The longest TTL of any lock, for which a restarted node does not vote.
     pub(crate) restart_quarantine: Option<Duration>,
+    /// How long a fencing counter outlives the last use of its key.
+    pub(crate) fencing_retention: Duration,
+    /// Whether locks have no fencing counters, unless the request needs one.
+    pub(crate) unfenced: bool,
     pub(crate) background: Background,
 }
 
@@ -34,6 +39,7 @@ impl Settings {
             check_ttl(max_ttl, self.clock_drift)?;
         }
         self.check_ttl(self.ttl)?;
+        check_retention(self.fencing_retention)?;
         let timeouts = [("node", self.node_timeout), ("release", self.release_timeout)];
         for (name, timeout) in timeouts {
             if timeout.is_zero() {
@@ -41,6 +47,11 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// What is counted for a lock.
+    pub(crate) const fn fencing(&self, is_unfenced: bool) -> Fencing {
+        if is_unfenced { Fencing::NONE } else { Fencing::kept_for(self.fencing_retention) }
     }
 
     /// Refuses a TTL out of range, or longer than a restarted node would wait.
@@ -77,6 +88,8 @@ impl Default for Settings {
             release_timeout: Duration::from_secs(5),
             outage_patience: None,
             restart_quarantine: None,
+            fencing_retention: RETENTION,
+            unfenced: false,
             background: Background::default(),
         }
     }

@@ -32,6 +32,24 @@ impl FencingToken {
         Self(token)
     }
 
+    /// The token of an unfenced lock: 0, lower than that of every fenced one.
+    ///
+    /// It orders nothing: all unfenced locks have it.
+    pub const NONE: Self = Self(0);
+
+    /// Whether this is the token of an unfenced lock.
+    ///
+    /// ```
+    /// use redlatch::FencingToken;
+    ///
+    /// assert!(FencingToken::NONE.is_none());
+    /// assert!(FencingToken::NONE < FencingToken::new(1));
+    /// ```
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
     /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u64 {

@@ -1,9 +1,8 @@
 //! A manager with a runtime of its own works for programs that block theirs, or only block on it.
 
-use std::sync::Barrier;
-use std::thread;
+use std::{sync::Barrier, thread, time::Duration};
 
-use redlatch::{LockGuard, LockManager, LossReason};
+use redlatch::{LockGuard, LockManager, LockRequest, LossReason};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
@@ -26,10 +25,9 @@ everywhere_outside!(
 );
 
 fn a_lock_is_renewed_while_no_runtime_runs(site: Site) {
-    let (manager, runtime, ttl) = (dedicated(&site), runtime(), secs(1));
-    let start = Instant::now();
-    let guard = runtime.block_on(manager.lock("k").ttl(ttl).auto_renew().acquire()).unwrap();
-    blocks_until("it is renewed", || guard.valid_until() > start + ttl * 3);
+    let (manager, runtime) = (dedicated(&site), runtime());
+    let guard = runtime.block_on(renewed(&manager, "k").acquire()).unwrap();
+    blocks_until_renewed(|| guard.valid_until());
     assert!(guard.is_valid());
     runtime.block_on(guard.release()).expect("it is ours");
 }
@@ -42,41 +40,37 @@ fn a_guard_dropped_outside_of_a_runtime_is_released(site: Site) {
 }
 
 fn a_lock_is_renewed_while_every_worker_is_blocked(site: Site) {
-    let (manager, ttl, workers) = (dedicated(&site), secs(1), 2);
+    let (manager, workers) = (dedicated(&site), 2);
     let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
     let blocked = std::sync::Arc::new(Barrier::new(workers));
-    let renewed = (0..workers).map(|n| {
-        let (request, blocked) = (manager.lock(format!("k{n}")).ttl(ttl), blocked.clone());
+    let held = (0..workers).map(|n| {
+        let (request, blocked) = (renewed(&manager, &format!("k{n}")), blocked.clone());
         runtime.spawn(async move {
-            let start = Instant::now();
-            let guard = request.auto_renew().acquire().await.unwrap();
+            let guard = request.acquire().await.unwrap();
             blocked.wait();
-            blocks_until("it is renewed", || guard.valid_until() > start + ttl * 3);
+            blocks_until_renewed(|| guard.valid_until());
             blocked.wait();
             guard.is_valid()
         })
     });
-    for renewed in renewed.collect::<Vec<_>>() {
-        assert!(runtime.block_on(within(renewed)).unwrap());
+    for held in held.collect::<Vec<_>>() {
+        assert!(runtime.block_on(within(held)).unwrap());
     }
 }
 
 fn run_keeps_the_lock_of_work_that_blocks(site: Site) {
-    let (manager, ttl) = (dedicated(&site), secs(1));
-    let run = manager.lock("k").ttl(ttl).run(async |guard| {
-        let start = Instant::now();
-        blocks_until("it is renewed", || guard.valid_until() > start + ttl * 3);
+    let run = renewed(&dedicated(&site), "k").run(async |guard| {
+        blocks_until_renewed(|| guard.valid_until());
         42
     });
     assert_eq!(runtime().block_on(run).unwrap(), 42);
 }
 
 fn a_set_is_renewed_while_no_runtime_runs(site: Site) {
-    let (manager, runtime, ttl) = (dedicated(&site), runtime(), secs(1));
-    let start = Instant::now();
-    let set = manager.lock_all(["a", "b"]).ttl(ttl).auto_renew().acquire();
+    let (manager, runtime) = (dedicated(&site), runtime());
+    let set = manager.lock_all(["a", "b"]).ttl(TTL).auto_renew_every(INTERVAL).acquire();
     let set = runtime.block_on(set).unwrap();
-    blocks_until("it is renewed", || set.valid_until() > start + ttl * 3);
+    blocks_until_renewed(|| set.valid_until());
     drop(set);
     runtime.block_on(async {
         site.empties("a").await;
@@ -225,6 +219,20 @@ fn dedicated(site: &Site) -> LockManager {
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime can be made")
 }
+
+/// A lock that is renewed often, and that no busy machine loses between two renewals.
+fn renewed(manager: &LockManager, key: &str) -> LockRequest {
+    manager.lock(key).ttl(TTL).auto_renew_every(INTERVAL)
+}
+
+/// Blocks the thread until the deadline has moved a few times.
+fn blocks_until_renewed(valid_until: impl Fn() -> Instant) {
+    let first = valid_until();
+    blocks_until("it is renewed", || valid_until() > first + 3 * INTERVAL);
+}
+
+const TTL: Duration = secs(20);
+const INTERVAL: Duration = millis(50);
 
 async fn locked(manager: &LockManager) -> LockGuard {
     within(manager.lock("k").ttl(secs(600)).acquire()).await.unwrap()

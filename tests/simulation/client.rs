@@ -45,8 +45,10 @@ impl Client {
 
 fn build(servers: &[Arc<Server>]) -> LockManager {
     let nodes = servers.iter().map(|server| Node::simulated(server.clone()));
-    let builder = LockManager::quorum(nodes);
-    let builder = match servers[0].setting.plan.kind.quarantine() {
+    let plan = &servers[0].setting.plan;
+    let builder = LockManager::quorum(nodes).fencing_retention(plan.retention);
+    let builder = if plan.unfenced { builder.unfenced() } else { builder };
+    let builder = match plan.kind.quarantine() {
         // The waiters stay until the nodes vote again.
         Some(max_ttl) => {
             builder.ttl(max_ttl).restart_quarantine(max_ttl).outage_patience(Duration::MAX)

@@ -185,6 +185,8 @@ impl Oracle {
     ) {
         let (now, got) = (now(), Lock::of(guard));
         let Lock { key, attempt, token } = got.clone();
+        let is_unfenced = guard.fencing_token().is_none();
+        self.check(is_unfenced == self.plan.unfenced, || format!("{key}: a token of {token}"));
         self.trace.note(
             &process.name,
             format_args!("got {key} {} T {}", guard.owner_token(), short(token)),
@@ -198,6 +200,9 @@ impl Oracle {
         self.exclusion();
         let mut state = lock(&self.state);
         let acquired = state.acquired.entry(key.clone()).or_default();
+        if is_unfenced {
+            return acquired.push(Acquired { attempt, token, at: now, is_shared });
+        }
         let is_same = |other: &&Acquired| other.attempt == attempt && other.token == token;
         let is_known = acquired.iter().any(|other| is_same(&other));
         // Who shares it may be told so before the one who got it.

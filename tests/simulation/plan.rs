@@ -1,6 +1,6 @@
 //! What a schedule is made of: its kind, and what follows from kind and seed.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use super::dice::Dice;
 
@@ -38,6 +38,10 @@ pub(super) struct Plan {
     pub(super) suspends: bool,
     /// Whether callers choose owner tokens, and use them again.
     pub(super) owners: bool,
+    /// Whether locks have no fencing counters.
+    pub(super) unfenced: bool,
+    /// How long counters outlive the last use of their key.
+    pub(super) retention: Duration,
     /// Whether the fencing counters are ahead of all wall clocks, and differ from node to node.
     pub(super) counters_ahead: bool,
 }
@@ -70,6 +74,9 @@ impl Kind {
 
 impl Plan {
     pub(super) fn new(kind: Kind, dice: &Dice) -> Self {
+        let owners = dice.chance(40) || kind.shares();
+        let forgets_soon = kind.remembers() && dice.chance(25);
+        let retention = dice.millis(if forgets_soon { 500..3_000 } else { A_DAY });
         Self {
             kind,
             nodes: *dice.pick(&[1, 3, 3, 3, 4, 5, 5]),
@@ -83,12 +90,16 @@ impl Plan {
             skew: match kind {
                 // What a quarantine can make up for: less than its length.
                 Kind::Restarts => *dice.pick(&[0, 5_000, 300_000]),
+                // What the retention makes up for: less than its length.
+                _ if forgets_soon => *dice.pick(&[0, 5_000, 400_000]),
                 _ => *dice.pick(&[0, 5_000, 10_000_000]),
             },
             slowness: *dice.pick(&[2, 8, 40, 40]),
-            owners: dice.chance(40) || kind.shares(),
+            owners,
+            unfenced: !owners && dice.chance(25),
+            retention,
             suspends: kind.breaks() && dice.chance(25),
-            counters_ahead: kind.remembers() && dice.chance(30),
+            counters_ahead: kind.remembers() && !forgets_soon && dice.chance(30),
         }
     }
 
@@ -114,5 +125,7 @@ impl Plan {
     }
 }
 
+/// In milliseconds.
+const A_DAY: Range<u64> = 86_400_000..86_400_001;
 /// The longest TTL of those that time may end.
 const LONGEST_LEASE: Duration = Duration::from_millis(1_500);

@@ -28,6 +28,7 @@ fn number(bytes: &[u8], at: &mut usize, mark: u8) -> Option<usize> {
 #[derive(Clone, Debug)]
 pub(super) enum Word {
     Ok,
+    Nothing,
     Text(String),
     Number(i64),
     Error(String),
@@ -40,6 +41,7 @@ impl Word {
     pub(super) fn write(&self, to: &mut Vec<u8>) {
         match self {
             Self::Ok => to.extend(b"+OK\r\n"),
+            Self::Nothing => to.extend(b"$-1\r\n"),
             Self::Text(text) => to.extend(format!("${}\r\n{text}\r\n", text.len()).bytes()),
             Self::Number(number) => to.extend(format!(":{number}\r\n").bytes()),
             Self::Error(error) => to.extend(format!("-{error}\r\n").bytes()),

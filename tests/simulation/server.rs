@@ -19,7 +19,7 @@ use super::{
 use crate::{
     host::sync::lock,
     node::{Answer, Command, Kept, Names, Released, Touch, scripts},
-    types::{attempt_id::AttemptId, key::Key, token::OwnerToken},
+    types::{attempt_id::AttemptId, fencing::Fencing, key::Key, token::OwnerToken},
 };
 
 pub(crate) struct Server {
@@ -48,10 +48,13 @@ pub(super) struct State {
     subscribers: BTreeSet<(String, u64)>,
 }
 
-/// A script that was called.
+/// What was asked about a lock.
 struct Call {
+    /// The hash of the script; none of a plain `SET`.
+    script: Option<&'static str>,
     lock: String,
-    fence: String,
+    fence: Option<String>,
+    retention: Duration,
     owner: OwnerToken,
     id: AttemptId,
     channel: String,
@@ -85,9 +88,11 @@ impl Server {
     pub(super) fn count_ahead(&self) {
         let owner = OwnerToken::random();
         for key in &self.setting.plan.keys {
-            let key = Key::new("", key.clone()).expect("it is valid");
-            let (lock_name, fence) = (&key.lock, &key.fence);
-            let names = Names { lock: lock_name, fence, owner: &owner, id: AttemptId::EMPTY };
+            let key = Key::new("", key.clone(), Fencing::default()).expect("it is valid");
+            let fence = key.fence.as_ref().map(|fence| &*fence.name);
+            let (lock_name, retention) = (&*key.lock, Duration::from_secs(86_400));
+            let names =
+                Names { lock: lock_name, fence, retention, owner: &owner, id: AttemptId::EMPTY };
             let proposal = AN_HOUR_AHEAD + self.setting.dice.from(0..4);
             let acquire = Command::Acquire { ttl: Duration::from_secs(1), proposal };
             for command in [acquire, Command::Release { held: None, keep: None }] {
@@ -117,22 +122,23 @@ impl Server {
                 let kind = Word::Text("unsubscribe".into());
                 Word::Push(vec![kind, Word::Text(text(1)), Word::Number(0)])
             }
-            "EVAL" | "EVALSHA" => self.call(conn, words),
+            "EVAL" | "EVALSHA" | "SET" => self.call(conn, words),
             other => unreachable!("{other} is not used by the crate"),
         }
     }
 
     fn call(&self, conn: &Arc<Conn>, words: &[Vec<u8>]) -> Word {
-        let Some((hash, call)) = read(words) else { unreachable!("no script of ours: {words:?}") };
+        let Some(call) = read(words) else { unreachable!("no command of ours: {words:?}") };
         let mut state = lock(&self.state);
         if words[0].eq_ignore_ascii_case(b"EVAL") {
-            state.known.insert(hash.to_owned());
-        } else if !state.known.contains(hash) {
+            state.known.extend(call.script.map(str::to_owned));
+        } else if call.script.is_some_and(|hash| !state.known.contains(hash)) {
             self.setting.trace.note(&self.name, format_args!("{conn} {call} NOSCRIPT"));
             return Word::Error("NOSCRIPT No matching script".into());
         }
-        let Call { lock: name, fence, owner, id, .. } = &call;
-        let names = Names { lock: name, fence, owner, id: *id };
+        let Call { lock: name, fence, retention, owner, id, .. } = &call;
+        let (fence, retention) = (fence.as_deref(), *retention);
+        let names = Names { lock: name, fence, retention, owner, id: *id };
         let answer = state.kept.answer(names, call.command, self.now());
         drop(state);
         let told = Told(&answer);
@@ -145,7 +151,11 @@ impl Server {
         {
             self.publish(&call.channel, &call.message);
         }
-        Word::from(&answer)
+        match (&answer, call.script) {
+            (_, Some(_)) => Word::from(&answer),
+            (Answer::Granted { .. }, None) => Word::Ok,
+            (_, None) => Word::Nothing,
+        }
     }
 
     fn publish(&self, channel: &str, message: &str) {
@@ -224,54 +234,79 @@ impl Server {
 
 /// Whether a command may leave a lock behind, and whose.
 pub(super) fn claimed_by(words: &[Vec<u8>]) -> Option<OwnerToken> {
-    let is_call = words[0].starts_with(b"EVAL");
-    let (_, call) = is_call.then(|| read(words)).flatten()?;
+    let call = read(words)?;
     call.command.claims().then_some(call.owner)
 }
 
 /// Whose lock a command releases.
 pub(super) fn released_by(words: &[Vec<u8>]) -> Option<OwnerToken> {
-    let is_call = words[0].starts_with(b"EVAL");
-    let (_, call) = is_call.then(|| read(words)).flatten()?;
+    let call = read(words)?;
     matches!(call.command, Command::Release { .. }).then_some(call.owner)
 }
 
-/// Reads a call of one of the crate's scripts.
-fn read(words: &[Vec<u8>]) -> Option<(&'static str, Call)> {
-    let text = |at: usize| words.get(at).map(|word| String::from_utf8_lossy(word).into_owned());
-    let number = |at: usize| text(at)?.parse::<u64>().ok();
-    let name = text(1)?;
+/// Reads a command of the crate's about a lock.
+fn read(words: &[Vec<u8>]) -> Option<Call> {
+    match &*words[0].to_ascii_uppercase() {
+        b"SET" => read_set(words),
+        b"EVAL" | b"EVALSHA" => read_script(words),
+        _ => None,
+    }
+}
+
+fn read_set(words: &[Vec<u8>]) -> Option<Call> {
+    let ttl = Duration::from_millis(text(words, 5)?.parse().ok()?);
+    Some(Call {
+        script: None,
+        lock: text(words, 1)?,
+        fence: None,
+        retention: Duration::ZERO,
+        owner: OwnerToken::found(&words[2]),
+        id: AttemptId::EMPTY,
+        channel: String::new(),
+        message: String::new(),
+        command: Command::Acquire { ttl, proposal: 0 },
+    })
+}
+
+fn read_script(words: &[Vec<u8>]) -> Option<Call> {
+    let (name, keys) = (text(words, 1)?, text(words, 2)?.parse::<usize>().ok()?);
     let script = scripts().into_iter().position(|(text, hash)| name == text || name == hash)?;
-    let ttl = |at: usize| number(at).map(Duration::from_millis);
-    let (mut channel, mut message) = (String::new(), String::new());
+    // The arguments come behind the keys.
+    let text_of = |at: usize| text(words, 3 + keys + at);
+    let number = |at: usize| text_of(at)?.parse::<u64>().ok();
+    let time = |at: usize| number(at).map(Duration::from_millis);
+    let (mut channel, mut message, mut id) = Default::default();
     let command = match script {
-        0 => Command::Acquire { ttl: ttl(6)?, proposal: number(7)? },
-        1 => Command::Touch {
-            ttl: ttl(6).filter(|ttl| !ttl.is_zero()),
-            token: number(7)?,
-            mode: match &*text(10)? {
+        0 => {
+            id = text_of(4)?;
+            Command::Acquire { ttl: time(1)?, proposal: number(2)? }
+        }
+        1 => {
+            id = text_of(4)?;
+            let mode = match &*text_of(5)? {
                 "raise" => Touch::Raise,
                 "heal" => Touch::Heal,
                 "adopt" => Touch::Adopt,
                 _ => Touch::Extend,
-            },
-        },
+            };
+            Command::Touch { ttl: time(1).filter(|ttl| !ttl.is_zero()), token: number(2)?, mode }
+        }
         2 => {
-            (channel, message) = (text(7)?, text(10)?);
-            let held = number(8).filter(|_| !channel.is_empty());
-            let keep = ttl(9).filter(|keep| !keep.is_zero());
-            Command::Release { held, keep }
+            (id, channel, message) = (text_of(1)?, text_of(2)?, text_of(5)?);
+            let held = number(3).filter(|_| !channel.is_empty());
+            Command::Release { held, keep: time(4).filter(|keep| !keep.is_zero()) }
         }
         _ => Command::Inspect,
     };
-    let owner = OwnerToken::found(words.get(5).map_or(b"", |word| word));
-    let id = match script {
-        0 | 1 => AttemptId::found(&text(9)?)?,
-        2 => AttemptId::found(&text(6)?)?,
-        _ => AttemptId::EMPTY,
-    };
-    let call = Call { lock: text(3)?, fence: text(4)?, owner, id, channel, message, command };
-    Some((scripts()[script].1, call))
+    let fence = (keys > 1).then(|| text(words, 4)).flatten();
+    let retention = time(3).filter(|_| command.claims()).unwrap_or_default();
+    let owner = OwnerToken::found(words.get(3 + keys).map_or(b"", |word| word));
+    let (script, lock, id) = (Some(scripts()[script].1), text(words, 3)?, AttemptId::found(&id)?);
+    Some(Call { script, lock, fence, retention, owner, id, channel, message, command })
+}
+
+fn text(words: &[Vec<u8>], at: usize) -> Option<String> {
+    words.get(at).map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
 impl fmt::Display for Call {

@@ -6,10 +6,11 @@ use futures_util::FutureExt;
 use tokio::task::unconstrained;
 
 use super::*;
+use crate::types::fencing::Fencing;
 use crate::{node::tally::Shortage, types::error::NodeError};
 
 fn key(name: &str) -> Key {
-    Key::new("", name.to_owned()).unwrap()
+    Key::new("", name.to_owned(), Fencing::default()).unwrap()
 }
 
 fn waiting() -> Arc<Queues> {

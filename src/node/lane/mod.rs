@@ -3,6 +3,7 @@
 //! Everything a manager says to a node goes down its lane in the order in which the calls were first
 //! polled, so that a release can never overtake the acquire it undoes.
 
+mod asking;
 mod batch;
 mod held_up;
 pub(in crate::node) mod line;
@@ -42,7 +43,6 @@ use super::{
     },
     message::Database,
     presence::{Absence, Presence},
-    scripts::{Delivery, Route, ScriptRef, decode, encode},
     send_log::{End, SendLog},
     source::Source,
     stranger::Stranger,
@@ -121,7 +121,7 @@ impl Lane {
         items: &[(&SendLog, Command)],
     ) -> Vec<Result<Answer, NodeError>> {
         let (lane, used, began) = (&self.shared, Used::default(), Instant::now());
-        let asked = pin!(lane.ask_by_hash_then_text(items, &used));
+        let asked = pin!(lane.ask_until_put_right(items, &used));
         let answers = lane.bounded(&used, asked).await;
         let took = began.elapsed();
         // After the answer, so that no line is missed that was given up meanwhile.
@@ -214,58 +214,6 @@ impl Shared {
             }
         }
         Err(failure)
-    }
-
-    /// Names the scripts by their hashes, and again by their texts where the server did not know the hash.
-    ///
-    /// A release is named by its text until the line's server has run one: repeated, it would have lost its place to
-    /// what was asked after it.
-    async fn ask_by_hash_then_text(
-        self: &Arc<Self>,
-        items: &[(&SendLog, Command)],
-        used: &Used,
-    ) -> Result<Vec<Result<Answer, Failure>>, Failure> {
-        let first = |at: usize| self.outgoing(items[at], self.script_ref(items[at].1));
-        let mut replies = self.send(items.len(), first, used).await?;
-        let is_unknown = |&at: &usize| is_unknown_script(&replies[at]);
-        let unknown: Vec<usize> = (0..items.len()).filter(is_unknown).collect();
-        if !unknown.is_empty() {
-            let by_text = |at: usize| self.outgoing(items[unknown[at]], ScriptRef::Text);
-            let again = self.send(unknown.len(), by_text, used).await?;
-            for (&at, reply) in unknown.iter().zip(again) {
-                replies[at] = reply;
-            }
-        }
-        let has_released =
-            |(item, reply): (&(_, Command), &Result<_, _>)| item.1.releases() && reply.is_ok();
-        if items.iter().zip(&replies).any(has_released)
-            && let Some(line) = &*lock(used)
-        {
-            line.has_released();
-        }
-        Ok(replies.into_iter().map(|reply| Ok(decode(&reply?)?)).collect())
-    }
-
-    fn script_ref(&self, command: Command) -> ScriptRef {
-        let is_known = || self.line().is_some_and(|line| line.knows_release());
-        if command.releases() && !is_known() { ScriptRef::Text } else { ScriptRef::Hash }
-    }
-
-    fn outgoing<'a>(
-        &self,
-        (send_log, command): (&'a SendLog, Command),
-        script_ref: ScriptRef,
-    ) -> Outgoing<'a> {
-        // Another line may come in between: then one release too many, or too few, is announced.
-        let announces = command.claims() || self.line().is_none_or(|line| line.announces());
-        let cmd = encode(command, send_log, script_ref, self.route(announces));
-        Outgoing { cmd, claim: command.claims().then_some(send_log), grants: command.grants() }
-    }
-
-    fn route(&self, announces: bool) -> Route {
-        let is_cluster = self.source.is_cluster();
-        let delivery = if is_cluster { Delivery::AnyTimes } else { Delivery::AtMostOnce };
-        Route { delivery, database: self.database.get(), announces }
     }
 
     fn line(&self) -> Option<Arc<Line>> {
@@ -409,10 +357,6 @@ enum Blame {
 
 fn poll_some<F: Future>(future: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
     future.as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx))
-}
-
-fn is_unknown_script(reply: &Result<Value, Failure>) -> bool {
-    matches!(reply, Err(Failure::Redis(error)) if error.code() == Some("NOSCRIPT"))
 }
 
 const TIMEOUTS_TO_REPLACE: u32 = 3;

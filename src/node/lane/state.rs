@@ -27,7 +27,8 @@ impl State {
     /// failed us before: then they fail fast, so that a dead node costs one caller per back-off.
     pub(super) fn step(&mut self, began_connecting: bool) -> Result<Step, Failure> {
         match self {
-            Self::Up(line) if line.is_doubtful() => {
+            // Once: where a runtime is ending, the proof does too before it has begun.
+            Self::Up(line) if line.is_doubtful() && !began_connecting => {
                 let line = line.clone();
                 *self = Self::Proving;
                 Ok(Step::Connect(line.failures(), Some(line)))

@@ -5,7 +5,7 @@ use std::future::Future;
 use super::Shared;
 use crate::node::{
     command::Command,
-    scripts::{ScriptRef, encode},
+    scripts::{Encoding, encode},
     send_log::SendLog,
 };
 
@@ -30,7 +30,7 @@ impl Shared {
         Some(async move {
             for (line, send_log, command) in undos {
                 let route = self.route(line.announces());
-                let undo = encode(command, send_log, ScriptRef::Text, route);
+                let undo = encode(command, send_log, Encoding::Text, route);
                 let undo = { undo }.set_no_response(true).take();
                 if line.undo(&undo, self.node_timeout).await {
                     send_log.undone_on(self.index, &line);

@@ -1,21 +1,40 @@
 -- Takes the lock if it is free, and then counts its fencing token up and writes the attempt's id beside it.
--- KEYS: lock, fence   ARGV: owner, ttl ms, proposed token, fence ttl ms, id ('' for a random owner)
--- Returns {1, token}: granted, now or to this very attempt before; {0, pttl, hash}: another owner's, and a hash that
---         tells locks apart; {6, pttl, hash}: this owner's, but another attempt's; {-2}: the attempt has ended.
+-- KEYS: lock, fence (none: the lock is unfenced)
+-- ARGV: owner, ttl ms, proposed token, fence ttl ms, id ('' for a random owner)
+-- Returns token: granted now; {1, token}: granted to this very attempt before; {0, pttl, hash}: another owner's, and a
+--         hash that tells locks apart; {6, pttl, hash}: this owner's, but another attempt's; {-2}: the attempt has ended.
 -- The fence holds `counter`, `counter id`, or an id with a letter behind it that is no digit of ids: `h` for a lock that
 -- is held, `x` for an attempt that has ended.
--- The counter is read first: if it is of no use, nothing must have been written. Above 2^53 numbers are not exact.
-local fence = redis.call('GET', KEYS[2]) or '0'
-local counter, id, state = string.match(fence .. ' ', '^(%d+) (%x*)([hx]?) ?$')
-local token = counter and math.max(tonumber(counter) + 1, tonumber(ARGV[3]))
-if not token or token > 9e15 then return redis.error_reply('ERR the fencing counter holds no usable number') end
--- What comes behind the undo of its own attempt must not take the lock: nobody would release it.
-if ARGV[5] ~= '' and id == ARGV[5] and state == 'x' then return {-2} end
 local taken = redis.pcall('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
 if taken and not taken.err then
-  local mark = ARGV[5] ~= '' and ' ' .. ARGV[5] or ''
-  redis.call('SET', KEYS[2], string.format('%.0f', token) .. mark, 'PX', ARGV[4])
-  return {1, token}
+  if not KEYS[2] then return 0 end
+  local fence = redis.pcall('GET', KEYS[2]) or '0'
+  local token, digits, counter, refusal = tonumber(ARGV[3]), ARGV[3], tonumber(fence), nil
+  if type(fence) == 'table' then
+    refusal = fence
+  elseif not counter or counter >= token then
+    -- Not the usual case: an id beside the counter, a clock behind it, or no counter at all.
+    local number, id, state = string.match(fence .. ' ', '^(%d+) (%x*)([hx]?) ?$')
+    token = number and math.max(tonumber(number) + 1, token)
+    if not token or token > 9e15 then
+      -- Above 2^53 numbers are not exact.
+      refusal = redis.error_reply('ERR the fencing counter holds no usable number')
+    elseif state == 'x' and id == ARGV[5] and id ~= '' then
+      -- What comes behind the undo of its own attempt must not take the lock: nobody would release it.
+      refusal = {-2}
+    else
+      digits = string.format('%.0f', token)
+    end
+  end
+  if not refusal then
+    local mark = ARGV[5] ~= '' and ' ' .. ARGV[5] or ''
+    local counted = redis.pcall('SET', KEYS[2], digits .. mark, 'PX', ARGV[4])
+    if not counted.err then return token end
+    refusal = counted
+  end
+  -- Without its counter the lock must not be had.
+  redis.call('DEL', KEYS[1])
+  return refusal
 end
 local owner = redis.call('GET', KEYS[1])
 -- Whose a lock is can be told without the memory that it takes to set one.
@@ -23,7 +42,9 @@ if taken and not (owner and string.find(taken.err, 'OOM ', 1, true)) then
   -- Redis 6 puts the place in the script before the server's words.
   return redis.error_reply((string.gsub(taken.err, '^@user_script: %d+: %-', '')))
 end
+local fence = KEYS[2] and redis.call('GET', KEYS[2]) or '0'
+local counter, id = string.match(fence .. ' ', '^(%d+) (%x*)[hx]? ?$')
 -- Without its counter, what was granted before cannot be granted again: the token would not grow.
-if owner == ARGV[1] and id == ARGV[5] and counter ~= '0' then return {1, tonumber(counter)} end
-local hash = string.sub(redis.sha1hex(owner .. ' ' .. id), 1, 8)
+if owner == ARGV[1] and id == ARGV[5] and (counter ~= '0' or not KEYS[2]) then return {1, tonumber(counter)} end
+local hash = string.sub(redis.sha1hex(owner .. ' ' .. (id or '')), 1, 8)
 return {owner == ARGV[1] and 6 or 0, redis.call('PTTL', KEYS[1]), hash}

@@ -9,15 +9,29 @@ use super::{
     message::Message,
     send_log::SendLog,
 };
-use crate::types::{attempt_id::AttemptId, token::OwnerToken, validity::millis};
+use crate::types::{attempt_id::AttemptId, key::Key, token::OwnerToken, validity::millis};
 
-/// How a script is named to the server.
+/// How a command is put to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScriptRef {
+pub(super) enum Encoding {
     /// By its hash: short, but the server may not know it (`NOSCRIPT`).
     Hash,
     /// By its text.
     Text,
+    /// Not at all: a plain `SET`, which takes an unfenced lock if that is free, but does not tell whose it is if not.
+    Plain,
+}
+
+impl Encoding {
+    /// How the command is put again, if the reply asks for it.
+    pub(super) fn after(self, reply: Result<&Value, Option<&str>>) -> Option<Self> {
+        match (self, reply) {
+            // Another's: the script tells whose, also where memory is too short for a lock.
+            (Self::Plain, Ok(Value::Nil) | Err(Some("OOM"))) => Some(Self::Hash),
+            (Self::Hash, Err(Some("NOSCRIPT"))) => Some(Self::Text),
+            _ => None,
+        }
+    }
 }
 
 /// How often a command may reach the server.
@@ -42,28 +56,36 @@ pub(super) struct Route {
 pub(super) fn encode(
     command: Command,
     send_log: &SendLog,
-    script_ref: ScriptRef,
+    encoding: Encoding,
     route: Route,
 ) -> Cmd {
+    if encoding == Encoding::Plain
+        && let Command::Acquire { ttl, .. } = command
+    {
+        return set(send_log, ttl);
+    }
     let (script, text) = match command {
         Command::Acquire { .. } => (&ACQUIRE, ACQUIRE_TEXT),
         Command::Touch { .. } => (&TOUCH, TOUCH_TEXT),
         Command::Release { .. } => (&RELEASE, RELEASE_TEXT),
         Command::Inspect => (&INSPECT, INSPECT_TEXT),
     };
-    let (name, script) = match script_ref {
-        ScriptRef::Hash => ("EVALSHA", script.get_hash()),
-        ScriptRef::Text => ("EVAL", text),
+    let (name, script) = match encoding {
+        Encoding::Hash => ("EVALSHA", script.get_hash()),
+        Encoding::Text | Encoding::Plain => ("EVAL", text),
     };
     // Sized for all that follows: a command that grows step by step costs more than all the rest.
-    let keys = send_log.key.lock.len() + send_log.key.fence.len() + send_log.key.channel.len();
+    let Key { lock, fence, channel, .. } = &*send_log.key;
+    let keys = lock.len() + send_log.key.fence_name().len() + channel.len();
     let size = name.len() + script.len() + keys + send_log.owner.as_str().len() + MOST_OF_NUMBERS;
     let mut cmd = Cmd::with_capacity(MOST_ARGUMENTS, size);
-    cmd.arg(name).arg(script).arg(2).arg(&send_log.key.lock).arg(&send_log.key.fence);
+    cmd.arg(name).arg(script).arg(1 + usize::from(fence.is_some())).arg(lock);
+    cmd.arg(fence.as_ref().map(|fence| &fence.name));
+    let kept_for = |ttl| fence.as_ref().map_or(0, |fence| millis(fence.kept_for(ttl)));
     let (owner, id) = (send_log.owner.as_str(), send_log.id.text());
     match command {
         Command::Acquire { ttl, proposal } => {
-            cmd.arg(owner).arg(millis(ttl)).arg(proposal).arg(FENCE_TTL_MS).arg(id);
+            cmd.arg(owner).arg(millis(ttl)).arg(proposal).arg(kept_for(ttl)).arg(id);
         }
         Command::Touch { ttl, token, mode } => {
             let mode = match mode {
@@ -72,7 +94,8 @@ pub(super) fn encode(
                 Touch::Heal => "heal",
                 Touch::Adopt => "adopt",
             };
-            cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token).arg(FENCE_TTL_MS);
+            cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token);
+            cmd.arg(kept_for(ttl.unwrap_or_default()));
             cmd.arg(id).arg(mode);
         }
         Command::Release { held, keep } => {
@@ -81,7 +104,7 @@ pub(super) fn encode(
             let message = message.filter(|_| route.announces).map(|message| message.to_string());
             let channel = if message.is_some() { send_log.key.channel.as_str() } else { "" };
             let again = held.is_some() && route.delivery == Delivery::AnyTimes;
-            cmd.arg(owner).arg(id).arg(channel).arg(held.unwrap_or_default());
+            cmd.arg(owner).arg(id).arg(channel).arg(fence.as_ref().and(held).unwrap_or_default());
             cmd.arg(keep.map_or(0, millis)).arg(message.unwrap_or_default());
             cmd.arg(if again { "again" } else { "" });
         }
@@ -90,9 +113,18 @@ pub(super) fn encode(
     cmd
 }
 
-/// Reads a script's reply.
+fn set(send_log: &SendLog, ttl: Duration) -> Cmd {
+    let (lock, owner) = (&send_log.key.lock, send_log.owner.as_str());
+    let mut cmd = Cmd::with_capacity(MOST_ARGUMENTS, lock.len() + owner.len() + MOST_OF_NUMBERS);
+    cmd.arg("SET").arg(lock).arg(owner).arg("NX").arg("PX").arg(millis(ttl));
+    cmd
+}
+
+/// Reads a reply.
 pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
     let answer = match reply {
+        Value::Okay => Some(Answer::Granted { token: 0 }),
+        Value::Int(_) => number(reply).map(|token| Answer::Granted { token }),
         Value::Array(fields) => match fields.as_slice() {
             [Value::Int(1), token] => number(token).map(|token| Answer::Granted { token }),
             [Value::Int(2), token, pttl] => ours(token, pttl),
@@ -170,10 +202,6 @@ const MOST_OF_NUMBERS: usize = 112;
 /// What `PTTL` says of a key that does not exist.
 const NO_SUCH_KEY: i64 = -2;
 
-/// A fencing counter must outlive every lock by far; 30 days after its last use nobody remembers its tokens.
-pub(super) const FENCE_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-const FENCE_TTL_MS: u64 = 30 * 24 * 60 * 60 * 1000;
-
 /// The text and the hash of the scripts: acquire, touch, release and inspect.
 #[cfg(test)]
 pub(crate) fn scripts() -> [(&'static str, &'static str); 4] {
@@ -203,6 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::types::fencing::Fencing;
     use crate::types::key::Key;
 
     fn int(number: i64) -> Value {
@@ -257,12 +286,12 @@ mod tests {
 
     #[test]
     fn a_release_names_its_database_and_its_channel_if_it_may() {
-        let key = Arc::new(Key::new("", "k".into()).unwrap());
+        let key = Arc::new(Key::new("", "k".into(), Fencing::default()).unwrap());
         let send_log = SendLog::new(key, OwnerToken::random(), AttemptId::EMPTY, 1);
         let release = |announces, database| {
             let route = Route { delivery: Delivery::AtMostOnce, database, announces };
             let command = Command::Release { held: Some(7), keep: None };
-            let cmd = encode(command, &send_log, ScriptRef::Hash, route);
+            let cmd = encode(command, &send_log, Encoding::Hash, route);
             let text = String::from_utf8(cmd.get_packed_command()).unwrap();
             let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect();
             [7, 8, 10].map(|at| words[at].clone())

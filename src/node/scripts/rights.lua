@@ -1,5 +1,5 @@
 -- Whether the user has the rights that locks need. Asks the server, and does nothing of it.
--- ARGV: lock, fence, channel, and '' or 'subscribe': whether the user is the one that hears notices
+-- ARGV: lock, fence ('': locks are unfenced), channel, and '' or 'subscribe': whether the user is the one that hears notices
 -- Returns false: the server cannot tell; or what is missing: names of commands, 'lock', 'fence', 'channel'.
 if not redis.acl_check_cmd then return false end
 local lock, fence, channel = ARGV[1], ARGV[2], ARGV[3]
@@ -28,9 +28,11 @@ need('lock', 'SET', lock, '', 'none')
 need('lock', 'PTTL', lock)
 need('lock', 'PEXPIRE', lock, 'none')
 need('lock', 'DEL', lock .. ':none')
-need('fence', 'GET', fence)
-need('fence', 'SET', fence, '', 'none')
-need('fence', 'PEXPIRE', fence, 'none')
+if fence ~= '' then
+  need('fence', 'GET', fence)
+  need('fence', 'SET', fence, '', 'none')
+  need('fence', 'PEXPIRE', fence, 'none')
+end
 need('channel', 'PUBLISH', channel, '')
 need_outside('EVALSHA', '', '0')
 need_outside('PING')

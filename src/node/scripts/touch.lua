@@ -1,12 +1,13 @@
 -- Raises the fencing counter and extends, heals or adopts, only for the owner and the attempt.
--- KEYS: lock, fence   ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, id ('' for a random owner),
---                           'raise' | 'extend' | 'heal' | 'adopt'
+-- KEYS: lock, fence (none: the lock is unfenced)
+-- ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, id ('' for a random owner),
+--       'raise' | 'extend' | 'heal' | 'adopt'
 -- Returns {2, counter, pttl}: this lock; {1, counter}: put back; {0, pttl, hash}: another owner's lock; {6, pttl, hash}:
 --         another attempt's; {-1}: gone; {-2}: the attempt has ended.
 -- What PTTL says is not the same on a replica. Redis 6 with `lua-replicate-commands no`, which has replicas run the
 -- script, allows no write after it, unless it is told to send them the writes instead. Others always do.
 if redis.replicate_commands then redis.replicate_commands() end
-local fence = redis.call('GET', KEYS[2]) or '0'
+local fence = KEYS[2] and redis.call('GET', KEYS[2]) or '0'
 local counter, id, state = string.match(fence .. ' ', '^(%d+) (%x*)([hx]?) ?$')
 local held, ttl, mode = tonumber(ARGV[3]), tonumber(ARGV[2]), ARGV[6]
 counter = tonumber(counter)
@@ -24,11 +25,21 @@ elseif ttl > redis.call('PTTL', KEYS[1]) and ttl > 0 then
   redis.call('PEXPIRE', KEYS[1], ttl)
 end
 counter = math.max(counter, held)
--- Only who holds the lock extends or heals it. Beside its token, that tells others of this owner that they may share it.
-if counter == held and (mode == 'extend' or mode == 'heal') then state = 'h' end
-local value = string.format('%.0f', counter) .. (id ~= '' and ' ' .. id .. state or '')
--- When memory is short, a SET is refused unless the script has written before, so that PEXPIRE comes first.
-local is_there = redis.call('PEXPIRE', KEYS[2], ARGV[4]) == 1
-if not is_there or value ~= fence then redis.call('SET', KEYS[2], value, 'PX', ARGV[4]) end
+if KEYS[2] then
+  -- Only who holds the lock extends or heals it. Beside its token, that tells others of this owner that they may share it.
+  if counter == held and (mode == 'extend' or mode == 'heal') then state = 'h' end
+  local value = string.format('%.0f', counter) .. (id ~= '' and ' ' .. id .. state or '')
+  local keeps = tonumber(ARGV[4])
+  -- Where the lock's own expiry is left, its counter's may be longer already.
+  if ttl == 0 then keeps = math.max(keeps, redis.call('PTTL', KEYS[2])) end
+  -- When memory is short, a SET is refused unless the script has written before, so that PEXPIRE comes first.
+  local is_there = redis.pcall('PEXPIRE', KEYS[2], keeps)
+  local counted = (is_there ~= 1 or value ~= fence) and redis.pcall('SET', KEYS[2], value, 'PX', keeps)
+  if counted and counted.err then
+    -- What fails must have left no lock behind.
+    if not owner then redis.call('DEL', KEYS[1]) end
+    return counted
+  end
+end
 if not owner then return {1, counter} end
 return {2, counter, ttl}

@@ -1,0 +1,87 @@
+//! Asking: how a command is put to the server, and how again where that did not do.
+
+use std::sync::Arc;
+
+use deadpool_redis::redis::Value;
+
+use super::{Shared, Used, batch::Outgoing};
+use crate::{
+    host::sync::lock,
+    node::{
+        command::{Answer, Command},
+        failure::Failure,
+        scripts::{Delivery, Encoding, Route, decode, encode},
+        send_log::SendLog,
+    },
+};
+
+impl Shared {
+    /// Names the scripts by their hashes, and again by their texts where the server did not know the hash. An unfenced
+    /// lock is asked for without a script, and with one if it cannot be had.
+    pub(super) async fn ask_until_put_right(
+        self: &Arc<Self>,
+        items: &[(&SendLog, Command)],
+        used: &Used,
+    ) -> Result<Vec<Result<Answer, Failure>>, Failure> {
+        let mut encodings: Vec<_> = items.iter().map(|item| self.first_encoding(*item)).collect();
+        let first = |at: usize| self.outgoing(items[at], encodings[at]);
+        let mut replies = self.send(items.len(), first, used).await?;
+        loop {
+            let mut again = Vec::new();
+            for (at, reply) in replies.iter().enumerate() {
+                if let Some(next) = encodings[at].after(reply.as_ref().map_err(Failure::code)) {
+                    encodings[at] = next;
+                    again.push(at);
+                }
+            }
+            if again.is_empty() {
+                break;
+            }
+            let next = |at: usize| self.outgoing(items[again[at]], encodings[again[at]]);
+            let more = self.send(again.len(), next, used).await?;
+            again.into_iter().zip(more).for_each(|(at, reply)| replies[at] = reply);
+        }
+        note_releases(items, &replies, used);
+        Ok(replies.into_iter().map(|reply| Ok(decode(&reply?)?)).collect())
+    }
+
+    /// A release is named by its text until the line's server has run one: if it had to be repeated, what was asked
+    /// after it would go before it.
+    fn first_encoding(&self, (send_log, command): (&SendLog, Command)) -> Encoding {
+        let knows_release = || self.line().is_some_and(|line| line.knows_release());
+        match command {
+            Command::Acquire { .. } if send_log.key.fence.is_none() => Encoding::Plain,
+            Command::Release { .. } if !knows_release() => Encoding::Text,
+            _ => Encoding::Hash,
+        }
+    }
+
+    fn outgoing<'a>(
+        &self,
+        (send_log, command): (&'a SendLog, Command),
+        encoding: Encoding,
+    ) -> Outgoing<'a> {
+        // Another line may come in between: then one release too many, or too few, is announced.
+        let announces = command.claims() || self.line().is_none_or(|line| line.announces());
+        let cmd = encode(command, send_log, encoding, self.route(announces));
+        Outgoing { cmd, claim: command.claims().then_some(send_log), grants: command.grants() }
+    }
+
+    pub(super) fn route(&self, announces: bool) -> Route {
+        let is_cluster = self.source.is_cluster();
+        let delivery = if is_cluster { Delivery::AnyTimes } else { Delivery::AtMostOnce };
+        Route { delivery, database: self.database.get(), announces }
+    }
+}
+
+/// Notes that the line's server has run a release, if one is answered.
+fn note_releases(items: &[(&SendLog, Command)], replies: &[Result<Value, Failure>], used: &Used) {
+    let has_run = |(item, reply): (&(_, Command), &Result<_, _>)| {
+        matches!(item.1, Command::Release { .. }) && reply.is_ok()
+    };
+    if items.iter().zip(replies).any(has_run)
+        && let Some(line) = &*lock(used)
+    {
+        line.has_released();
+    }
+}
