@@ -1,12 +1,14 @@
-//! The benchmark of redlatch. It starts its own servers, runs every contender through every scenario, and prints one
-//! table. `scripts/bench` builds and runs it.
+//! The benchmark of redlatch. It starts its own servers, runs every contender through every scenario, and prints
+//! tables. `scripts/bench` builds and runs it.
 
 mod alloc;
 mod args;
 mod calls;
 mod contender;
+mod cost;
 mod machine;
 mod measure;
+mod ratio;
 mod scenario;
 mod stage;
 mod table;
@@ -66,6 +68,7 @@ async fn play(args: &Args, stage: &mut Stage) -> Outcome<ExitCode> {
     let chosen = SCENARIOS.iter().filter(|scenario| args.wants(scenario.name));
     for scenario in chosen {
         eprintln!("{:4} s  {}", began.elapsed().as_secs(), scenario.name);
+        stage.clear().await?;
         table.rows.extend(perform(scenario, stage).await?);
     }
     println!("{}\n", machine::describe(args));
@@ -75,7 +78,6 @@ async fn play(args: &Args, stage: &mut Stage) -> Outcome<ExitCode> {
 
 /// Runs one scenario. One that fails or hangs takes a row of the table, and the others go on.
 async fn perform(scenario: &Scenario, stage: &Stage) -> Outcome<Vec<Row>> {
-    stage.clear().await?;
     let limit = stage.pick(scenario.limit, scenario.limit / 4);
     Ok(match tokio::time::timeout(limit, (scenario.run)(stage)).await {
         Ok(Ok(rows)) => rows,

@@ -1,6 +1,6 @@
 //! Times, and what is made of them.
 
-use std::{future::Future, time::Duration};
+use std::{cmp::Ordering, future::Future, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
@@ -41,12 +41,8 @@ impl Samples {
         self.percentile(100)
     }
 
-    /// The smallest sample that so many percent do not exceed.
     fn percentile(&self, percent: usize) -> Duration {
-        let mut sorted = self.0.clone();
-        sorted.sort_unstable();
-        let rank = (sorted.len() * percent).div_ceil(100).max(1);
-        sorted.get(rank - 1).copied().unwrap_or_default()
+        percentile(&self.0, percent, Ord::cmp).unwrap_or_default()
     }
 }
 
@@ -61,9 +57,16 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// The median of the ratios of what was measured in the same round.
-pub fn ratio(values: &[f64], references: &[f64]) -> f64 {
-    median(values.iter().zip(references).map(|(value, reference)| value / reference))
+/// The smallest value that so many percent do not exceed.
+pub fn percentile<T: Copy>(
+    values: &[T],
+    percent: usize,
+    order: fn(&T, &T) -> Ordering,
+) -> Option<T> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(order);
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied()
 }
 
 /// Runs a future on a worker thread of the runtime, where the tasks of a server would run. It ends with the caller.

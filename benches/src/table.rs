@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{calls::Calls, contender::Kind};
+use crate::{calls::Calls, contender::Kind, cost::Cost, ratio::Ratio};
 
 #[derive(Default)]
 pub struct Table {
@@ -13,6 +13,28 @@ impl Table {
     /// Whether every scenario has come to its end.
     pub fn is_whole(&self) -> bool {
         !self.rows.iter().any(|row| row.has_failed)
+    }
+
+    /// A second table, if there is anything to show in it.
+    fn write_costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut costs =
+            self.rows.iter().filter_map(|row| Some((row, row.cost.as_ref()?))).peekable();
+        if costs.peek().is_none() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\n| per cycle | contender | client's CPU | servers' CPU | allocations | bytes allocated |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|")?;
+        for (Row { scenario, contender, .. }, cost) in costs {
+            let [client, servers, allocations, bytes] = cost.cells();
+            writeln!(
+                f,
+                "| {scenario} | {contender} | {client} | {servers} | {allocations} | {bytes} |"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -27,6 +49,7 @@ impl fmt::Display for Table {
             let [scenario, contender, figure, ratio, calls, reached] = row.cells();
             writeln!(f, "| {scenario} | {contender} | {figure} | {ratio} | {calls} | {reached} |")?;
         }
+        self.write_costs(f)?;
         write!(f, "\n{NOTES}")
     }
 }
@@ -39,6 +62,7 @@ pub struct Row {
     figure: String,
     ratio: String,
     calls: String,
+    cost: Option<Cost>,
     bounds: Vec<Bound>,
     has_failed: bool,
 }
@@ -55,14 +79,19 @@ impl Row {
     }
 
     /// A figure relative to what `to` names.
-    pub fn ratio(mut self, ratio: f64, to: &str) -> Self {
-        let more = format!("{ratio:.2} x {to}");
+    pub fn ratio(mut self, ratio: &Ratio, to: &str) -> Self {
+        let more = ratio.describe(to);
         self.ratio = if self.ratio.is_empty() { more } else { format!("{}, {more}", self.ratio) };
         self
     }
 
     pub fn calls(mut self, calls: &Calls, operations: u64, kind: Kind) -> Self {
         self.calls = calls.per(operations, kind);
+        self
+    }
+
+    pub fn cost(mut self, cost: &Cost) -> Self {
+        self.cost = Some(cost.clone());
         self
     }
 
@@ -116,12 +145,17 @@ impl fmt::Display for Bound {
 }
 
 const NOTES: &str = "\
-- Contenders take turns, round after round. Figures are medians over the rounds; a ratio is the median of the ratios
-  within a round, so that it need not be the quotient of the figures.
+- Contenders take turns, round after round, and each is first in its turn. Figures are medians over the rounds; a
+  ratio is the median of the ratios within a round, so that it need not be the quotient of the figures. In brackets:
+  from the 10th to the 90th percentile, which is from the least to the greatest of fewer than ten rounds.
+- One task takes and gives back the same key again and again, as does each of many. Its p50 is what the caller waits
+  for from acquire to the end of release or drop; `cycle` is the time of a whole lap over the cycles in it, until
+  nothing is locked any more, so that work in the background counts. So does a throughput.
+- CPU time, allocations and bytes are those of this whole process, background work included, and for the servers those
+  of all of them together. Allocations are counted in a lap that is not timed.
 - `bare`: `SET key token NX PX` and `EVALSHA` of a compare-and-delete on one shared multiplexed connection; on a quorum
   to all at once, going on at a majority. Where it waits, it asks without a pause. All contenders have `TCP_NODELAY`.
-- `redlatch (drop)`: the guard is dropped instead of released. Latencies are what the caller waits for; a throughput
-  includes the time until everything is released.
+- `redlatch (drop)`: the guard is dropped instead of released.
 - Commands are what the servers executed according to `INFO commandstats`, divided by the operations: first what
   clients sent, then in brackets what scripts called, summed over all nodes that do not hang. Where commands are
   counted per hand-over, per guard or in all, only what clients sent is counted.

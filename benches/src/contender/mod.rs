@@ -20,10 +20,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] =
-        [Self::Bare, Self::Redlatch, Self::RedlatchDrop, Self::Rslock, Self::AsyncRedisLock];
+    pub const ALL: &[Self] =
+        &[Self::Bare, Self::Redlatch, Self::RedlatchDrop, Self::Rslock, Self::AsyncRedisLock];
     /// Those that can lock several servers at once.
-    pub const QUORUM: [Self; 4] = [Self::Bare, Self::Redlatch, Self::RedlatchDrop, Self::Rslock];
+    pub const QUORUM: &[Self] = &[Self::Bare, Self::Redlatch, Self::RedlatchDrop, Self::Rslock];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -70,7 +70,7 @@ impl Contender {
     pub async fn connect(kind: Kind, urls: &[String]) -> Outcome<Self> {
         let locks = match kind {
             Kind::Bare => Locks::Bare(Bare::connect(clients(urls)?).await?),
-            Kind::Redlatch | Kind::RedlatchDrop => Locks::Redlatch(redlatch_manager(urls)?),
+            Kind::Redlatch | Kind::RedlatchDrop => Locks::Redlatch(redlatch(urls).build()?),
             Kind::Rslock => Locks::Rslock(rslock::LockManager::from_clients(clients(urls)?)),
             Kind::AsyncRedisLock => {
                 let client = clients(urls)?.pop().ok_or("no server")?;
@@ -184,10 +184,10 @@ impl Held {
     }
 }
 
-fn redlatch_manager(urls: &[String]) -> redlatch::Result<redlatch::LockManager> {
+fn redlatch(urls: &[String]) -> redlatch::LockManagerBuilder {
     match urls {
-        [url] => redlatch::LockManager::single(url).build(),
-        urls => redlatch::LockManager::quorum(urls).build(),
+        [url] => redlatch::LockManager::single(url),
+        urls => redlatch::LockManager::quorum(urls),
     }
 }
 

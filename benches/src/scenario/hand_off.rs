@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::turns::turns;
 use crate::{
     Outcome,
     calls::Calls,
     contender::{Contender, Held, Kind},
-    measure::{Samples, median, on_worker, ratio, show},
+    measure::{Samples, median, on_worker, show},
+    ratio::Ratio,
     stage::{Group, Stage},
     table::{Bound, Row},
 };
@@ -18,8 +20,9 @@ pub async fn run(stage: &Stage) -> Outcome<Vec<Row>> {
     for kind in KINDS {
         pairs.push(Pair::connect(kind, &stage.one).await?);
     }
-    for _ in 0..ROUNDS {
-        for pair in &mut pairs {
+    for round in 0..ROUNDS {
+        for place in turns(round, pairs.len()) {
+            let pair = &mut pairs[place];
             let is_quick = matches!(pair.kind(), Kind::Bare | Kind::Redlatch);
             let count = if is_quick { stage.pick(100, 50) } else { stage.pick(20, 2) };
             pair.measure(&stage.one, count, settled).await?;
@@ -118,19 +121,20 @@ fn scattered(number: usize, below: u64) -> Duration {
 
 fn rows(pairs: &[Pair]) -> Vec<Row> {
     let row = |pair: &Pair| {
-        let (kind, ratio) = (pair.kind(), ratio(&pair.rounds, &pairs[0].rounds));
+        let (kind, ratio) = (pair.kind(), Ratio::new(&pair.rounds, &pairs[0].rounds));
         let p50 = Duration::from_secs_f64(median(pair.rounds.iter().copied()));
         let (p99, count) = (pair.samples.p99(), pair.samples.len());
         let figure = format!("p50 {}, p99 {} of {count}", show(p50), show(p99));
         let row = Row::new("hand-off, two clients, one node", kind, figure);
-        let row = row.ratio(ratio, "bare").calls(&pair.calls, count as u64, kind);
+        let row = row.ratio(&ratio, "bare").calls(&pair.calls, count as u64, kind);
         if !kind.is_redlatch() {
             return row;
         }
-        row.bound(Bound::at_most(1.5, "x bare", ratio)).bound(Bound::at_most(
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        row.bound(Bound::at_most(1.5, "x bare", ratio.median())).bound(Bound::at_most(
             15.0,
             "ms p99",
-            p99.as_secs_f64() * 1e3,
+            millis(p99),
         ))
     };
     pairs.iter().map(row).collect()

@@ -14,6 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use super::turns::turns;
 use crate::{
     Outcome,
     calls::Calls,
@@ -24,13 +25,14 @@ use crate::{
 };
 
 pub async fn run(stage: &Stage) -> Outcome<Vec<Row>> {
-    let kinds = stage.pick(&Kind::ALL[..], &Kind::QUORUM); // the last of all takes too long for a quick run
+    let kinds = stage.pick(Kind::ALL, Kind::QUORUM); // the last of all takes too long for a quick run
     let contenders = Contender::connect_all(kinds, &stage.one.urls()).await?;
     let mut herds: Vec<_> = contenders.into_iter().map(Herd::new).collect();
     for round in 0..stage.pick(5, 2) {
         let is_slow = |kind| matches!(kind, Kind::Rslock | Kind::AsyncRedisLock);
         let with_slow = round < stage.pick(2, 1);
-        for herd in &mut herds {
+        for place in turns(round, herds.len()) {
+            let herd = &mut herds[place];
             if with_slow || !is_slow(herd.contender.kind) {
                 herd.measure(stage, round).await?;
             }

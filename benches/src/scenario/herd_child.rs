@@ -38,7 +38,7 @@ impl Herd {
 
     pub fn parse(mut args: impl Iterator<Item = String>) -> Option<Self> {
         let (name, key, tasks) = (args.next()?, args.next()?, args.next()?);
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name)?;
+        let kind = Kind::ALL.iter().copied().find(|kind| kind.name() == name)?;
         Some(Self { kind, key, tasks: tasks.parse().ok()?, urls: args.collect() })
     }
 }

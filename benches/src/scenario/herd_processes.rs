@@ -8,7 +8,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::herd_child::{Herd, READY, Turn};
+use super::{
+    herd_child::{Herd, READY, Turn},
+    turns::turns,
+};
 use crate::{
     Outcome,
     calls::Calls,
@@ -19,7 +22,7 @@ use crate::{
 };
 
 pub async fn run(stage: &Stage) -> Outcome<Vec<Row>> {
-    let one = stage.pick(&Kind::ALL[..], &Kind::QUORUM); // the last of all takes too long for a quick run
+    let one = stage.pick(Kind::ALL, Kind::QUORUM); // the last of all takes too long for a quick run
     let five = [Kind::Redlatch, Kind::RedlatchDrop, Kind::Rslock];
     let mut rows = race(stage, &stage.one, one, "one node").await?;
     rows.extend(race(stage, &stage.five, &five, "quorum of five").await?);
@@ -30,7 +33,8 @@ async fn race(stage: &Stage, group: &Group, kinds: &[Kind], nodes: &str) -> Outc
     let mut herds: Vec<_> = kinds.iter().map(|&kind| Processes::new(kind)).collect();
     for round in 0..stage.pick(5, 2) {
         let with_slow = round < stage.pick(2, 1);
-        for herd in &mut herds {
+        for place in turns(round, herds.len()) {
+            let herd = &mut herds[place];
             if with_slow || !matches!(herd.kind, Kind::Rslock | Kind::AsyncRedisLock) {
                 herd.measure(stage, group, round).await?;
             }

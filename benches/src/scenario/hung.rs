@@ -6,12 +6,11 @@ use tokio::time::sleep;
 
 use super::{
     laps::{Lap, Runner},
-    one_task::figure,
+    turns::turns,
 };
 use crate::{
     Outcome,
     contender::{Contender, Kind},
-    measure::ratio,
     stage::Stage,
     table::{Bound, Row},
 };
@@ -19,21 +18,19 @@ use crate::{
 pub async fn run(stage: &Stage) -> Outcome<Vec<Row>> {
     let group = &stage.five;
     // By the number of servers that hang.
-    let contenders = Contender::connect_all(&Kind::QUORUM, &group.urls()).await?;
+    let contenders = Contender::connect_all(Kind::QUORUM, &group.urls()).await?;
     let runner = |contender: Contender| Runner::new(contender.with_ttl(TTL));
     let mut phases = vec![contenders.into_iter().map(runner).collect::<Vec<_>>()];
     for _ in 0..2 {
         phases.push(phases[0].iter().map(Runner::again).collect());
     }
     for round in 0..stage.pick(5, 2) {
-        // A library that waits for each time-out takes seconds for a few locks.
-        let with_slow = round < stage.pick(2, 1);
         let mut stopped = Vec::new();
         for (hung, runners) in phases.iter_mut().enumerate() {
             if hung > 0 {
                 stopped.push(group.servers[hung].stop()?);
             }
-            lap_of_all(stage, runners, with_slow, hung > 0).await?;
+            lap_of_all(stage, runners, round, hung > 0).await?;
         }
         drop(stopped);
         recover(&mut phases, stage).await?;
@@ -44,15 +41,20 @@ pub async fn run(stage: &Stage) -> Outcome<Vec<Row>> {
 async fn lap_of_all(
     stage: &Stage,
     runners: &mut [Runner],
-    with_slow: bool,
+    round: usize,
     is_hung: bool,
 ) -> Outcome<()> {
     let lap = Lap { operations: stage.pick(500, 200), time: Duration::from_secs(stage.pick(2, 1)) };
     let lap_before =
         Lap { operations: usize::MAX, time: Duration::from_millis(stage.pick(800, 200)) };
-    let is_slow = |runner: &Runner| runner.kind() == Kind::Rslock;
-    for runner in runners.iter_mut().filter(|runner| with_slow || !is_slow(runner)) {
-        if !(is_hung && is_slow(runner)) {
+    for place in turns(round, runners.len()) {
+        let runner = &mut runners[place];
+        // A library that waits for each time-out takes seconds for a few locks.
+        let is_slow = runner.kind() == Kind::Rslock;
+        if is_slow && round >= stage.pick(2, 1) {
+            continue;
+        }
+        if !(is_hung && is_slow) {
             runner.warm_up(&stage.five, lap_before).await?;
         }
         runner.measure(&stage.five, lap).await?;
@@ -71,19 +73,20 @@ async fn recover(phases: &mut [Vec<Runner>], stage: &Stage) -> Outcome<()> {
 }
 
 fn rows(phases: &[Vec<Runner>]) -> Vec<Row> {
-    let titles = ["none", "one", "two"].map(|hung| format!("quorum of five, {hung} hung"));
-    let phase = |(title, runners): (&String, &Vec<Runner>)| {
+    let phase = |(hung, runners): (usize, &Vec<Runner>)| {
         let pairs = runners.iter().zip(&phases[0]);
-        let row = |(runner, healthy): (&Runner, &Runner)| {
-            let (kind, ratio) = (runner.kind(), ratio(&runner.rounds, &healthy.rounds));
-            let row = Row::new(title, kind, figure(runner)).ratio(ratio, "healthy");
-            let row = row.calls(&runner.calls, runner.operations(), kind);
-            let is_bound = kind.is_redlatch() && !std::ptr::eq(runner, healthy);
-            if is_bound { row.bound(Bound::at_most(1.2, "x healthy", ratio)) } else { row }
-        };
-        pairs.map(row).collect::<Vec<_>>()
+        pairs.map(|(runner, healthy)| row(hung, runner, healthy)).collect::<Vec<_>>()
     };
-    titles.iter().zip(phases).flat_map(phase).collect()
+    phases.iter().enumerate().flat_map(phase).collect()
+}
+
+fn row(hung: usize, runner: &Runner, healthy: &Runner) -> Row {
+    let number = ["none", "one", "two"][hung];
+    let row = runner.row(&format!("quorum of five, {number} hung"), healthy, "healthy");
+    if hung == 0 || !runner.kind().is_redlatch() {
+        return row;
+    }
+    row.bound(Bound::at_most(1.2, "x healthy p50", runner.p50_to(healthy).median()))
 }
 
 /// Longer than the scenario, so that what is not released stays to be seen.

@@ -10,6 +10,7 @@ mod laps;
 mod many_tasks;
 mod one_task;
 mod renewed;
+mod turns;
 mod waiting;
 
 use std::{future::Future, pin::Pin, time::Duration};

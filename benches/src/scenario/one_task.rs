@@ -2,59 +2,61 @@
 
 use std::time::Duration;
 
-use super::laps::{Lap, Runner};
+use super::{
+    laps::{Lap, Runner},
+    turns::turns,
+};
 use crate::{
     Outcome,
     contender::Kind,
-    measure::{ratio, show},
     stage::{Group, Stage},
     table::{Bound, Row},
 };
 
 pub async fn one_node(stage: &Stage) -> Outcome<Vec<Row>> {
-    let runners = race(stage, &stage.one, &Kind::ALL, stage.pick(40, 15)).await?;
-    Ok(rows("one task, one node", &runners, Some(0.75)))
+    let runners = race(stage, &stage.one, Kind::ALL).await?;
+    let row = |runner: &Runner| {
+        let row = row("one task, one node", runner, &runners[0]);
+        if runner.kind() != Kind::RedlatchDrop {
+            return row;
+        }
+        let cycle = runner.cycle_to(&runners[0]).median();
+        row.bound(Bound::at_most(0.75, "x bare cycle", cycle))
+    };
+    Ok(runners.iter().map(row).collect())
 }
 
 pub async fn quorum(stage: &Stage) -> Outcome<Vec<Row>> {
-    let runners = race(stage, &stage.five, &Kind::QUORUM, stage.pick(40, 15)).await?;
-    Ok(rows("one task, quorum of five", &runners, None))
+    let runners = race(stage, &stage.five, Kind::QUORUM).await?;
+    let row = |runner| row("one task, quorum of five", runner, &runners[0]);
+    Ok(runners.iter().map(row).collect())
 }
 
-async fn race(stage: &Stage, group: &Group, kinds: &[Kind], rounds: usize) -> Outcome<Vec<Runner>> {
-    let lap = Lap { operations: stage.pick(500, 150), time: Duration::from_secs(2) };
+async fn race(stage: &Stage, group: &Group, kinds: &[Kind]) -> Outcome<Vec<Runner>> {
+    let lap = |operations| Lap { operations, time: Duration::from_secs(2) };
+    let operations = stage.pick(500, 120);
     let mut runners = Runner::connect_all(kinds, group).await?;
     for runner in &runners {
-        runner.warm_up(group, lap).await?;
+        runner.warm_up(group, lap(operations)).await?;
     }
-    for _ in 0..rounds {
-        for runner in &mut runners {
-            runner.measure(group, lap).await?;
+    for round in 0..stage.pick(40, 20) {
+        for place in turns(round, runners.len()) {
+            runners[place].measure(group, lap(operations)).await?;
         }
+    }
+    for runner in &mut runners {
+        runner.weigh(group, lap(WEIGHED)).await?;
     }
     Ok(runners)
 }
 
-fn rows(scenario: &str, runners: &[Runner], drop_limit: Option<f64>) -> Vec<Row> {
-    let bare = &runners[0].rounds;
-    let row = |runner: &Runner| {
-        let (kind, ratio) = (runner.kind(), ratio(&runner.rounds, bare));
-        let row = Row::new(scenario, kind, figure(runner)).ratio(ratio, "bare");
-        let row = row.calls(&runner.calls, runner.operations(), kind);
-        match (kind, drop_limit) {
-            (Kind::Redlatch, _) => row.bound(Bound::at_most(1.15, "x bare", ratio)),
-            (Kind::RedlatchDrop, Some(limit)) => row.bound(Bound::at_most(limit, "x bare", ratio)),
-            _ => row,
-        }
-    };
-    runners.iter().map(row).collect()
+fn row(scenario: &str, runner: &Runner, bare: &Runner) -> Row {
+    let row = runner.row(scenario, bare, "bare").cost(&runner.cost);
+    if !runner.kind().is_redlatch() {
+        return row;
+    }
+    row.bound(Bound::at_most(1.15, "x bare p50", runner.p50_to(bare).median()))
 }
 
-/// The times of a runner, and what it forgot.
-pub fn figure(runner: &Runner) -> String {
-    let times = format!("p50 {}, p99 {}", show(runner.p50()), show(runner.samples.p99()));
-    match runner.left_behind {
-        0 => times,
-        left => format!("{times}, {left} keys stayed locked"),
-    }
-}
+/// So many that what surrounds a lap does not count among the allocations of a cycle.
+const WEIGHED: usize = 1_000;
