@@ -3,6 +3,7 @@
 
 mod alloc;
 mod args;
+mod busy;
 mod calls;
 mod contender;
 mod cost;
@@ -69,11 +70,19 @@ async fn play(args: &Args, stage: &mut Stage) -> Outcome<ExitCode> {
     for scenario in chosen {
         eprintln!("{:4} s  {}", began.elapsed().as_secs(), scenario.name);
         stage.clear().await?;
+        table.warnings.extend(warn(scenario).await);
         table.rows.extend(perform(scenario, stage).await?);
     }
     println!("{}\n", machine::describe(args));
     println!("{table}");
     Ok(if table.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says so when other work runs on the machine. Returns what goes with the table.
+async fn warn(scenario: &Scenario) -> Option<String> {
+    let warning = busy::warning(scenario.name).await?;
+    eprintln!("bench: other work runs on the machine: {warning}");
+    Some(warning)
 }
 
 /// Runs one scenario. One that fails or hangs takes a row of the table, and the others go on.

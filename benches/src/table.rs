@@ -7,6 +7,8 @@ use crate::{calls::Calls, contender::Kind, cost::Cost, ratio::Ratio};
 #[derive(Default)]
 pub struct Table {
     pub rows: Vec<Row>,
+    /// When the machine had other work to do.
+    pub warnings: Vec<String>,
 }
 
 impl Table {
@@ -50,7 +52,12 @@ impl fmt::Display for Table {
             writeln!(f, "| {scenario} | {contender} | {figure} | {ratio} | {calls} | {reached} |")?;
         }
         self.write_costs(f)?;
-        write!(f, "\n{NOTES}")
+        write!(f, "\n{NOTES}")?;
+        if self.warnings.is_empty() {
+            return Ok(());
+        }
+        write!(f, "\n- **Other work ran on the machine, so do not rely on these figures**: ")?;
+        write!(f, "{}.", self.warnings.join("; "))
     }
 }
 
