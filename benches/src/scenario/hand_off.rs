@@ -131,7 +131,7 @@ fn rows(pairs: &[Pair]) -> Vec<Row> {
             return row;
         }
         let millis = |time: Duration| time.as_secs_f64() * 1e3;
-        row.bound(Bound::at_most(1.5, "x bare", ratio.median())).bound(Bound::at_most(
+        row.bound(Bound::at_most(0.4, "ms p50", millis(p50))).bound(Bound::at_most(
             15.0,
             "ms p99",
             millis(p99),

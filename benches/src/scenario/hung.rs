@@ -86,7 +86,8 @@ fn row(hung: usize, runner: &Runner, healthy: &Runner) -> Row {
     if hung == 0 || !runner.kind().is_redlatch() {
         return row;
     }
-    row.bound(Bound::at_most(1.2, "x healthy p50", runner.p50_to(healthy).median()))
+    let limit = if hung == 1 { 1.1 } else { 1.2 };
+    row.bound(Bound::at_most(limit, "x healthy p50", runner.p50_to(healthy).median()))
 }
 
 /// Longer than the scenario, so that what is not released stays to be seen.

@@ -90,7 +90,7 @@ impl Crowd {
             return row;
         }
         row.ratio(&to_rslock, "rslock")
-            .bound(Bound::at_least(0.75, "x bare", to_bare.median()))
+            .bound(Bound::at_least(0.7, "x bare", to_bare.median()))
             .bound(Bound::at_least(1.2, "x rslock", to_rslock.median()))
     }
 }

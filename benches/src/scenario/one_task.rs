@@ -21,7 +21,7 @@ pub async fn one_node(stage: &Stage) -> Outcome<Vec<Row>> {
             return row;
         }
         let cycle = runner.cycle_to(&runners[0]).median();
-        row.bound(Bound::at_most(0.75, "x bare cycle", cycle))
+        row.bound(Bound::at_most(0.65, "x bare cycle", cycle))
     };
     Ok(runners.iter().map(row).collect())
 }
@@ -55,7 +55,7 @@ fn row(scenario: &str, runner: &Runner, bare: &Runner) -> Row {
     if !runner.kind().is_redlatch() {
         return row;
     }
-    row.bound(Bound::at_most(1.15, "x bare p50", runner.p50_to(bare).median()))
+    row.bound(Bound::at_most(1.05, "x bare p50", runner.p50_to(bare).median()))
 }
 
 /// So many that what surrounds a lap does not count among the allocations of a cycle.

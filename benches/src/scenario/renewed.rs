@@ -56,7 +56,7 @@ fn row(kind: Kind, seconds: u64, figure: String, calls: &Calls, reached: [f64; 3
     }
     let [lost, cpu, kib] = reached;
     row.bound(Bound::at_most(0.0, "lost", lost))
-        .bound(Bound::at_most(0.6, "CPU s per 10 s", cpu))
+        .bound(Bound::at_most(0.35, "CPU s per 10 s", cpu))
         .bound(Bound::at_most(1.5, "KiB a guard", kib))
 }
 
