@@ -1,11 +1,12 @@
 //! Attempts of one chosen owner, by several processes: whatever comes late of one touches no lock of another.
 
+use redlatch::deadpool_redis::redis::{FromRedisValue, Value};
 use redlatch::{LockGuard, LockManager, LockRequest, LossReason, OwnerToken, Result, Retry};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::support::{
-    BOUND, Proxy, Server, Site, eventually, everywhere, millis, on_servers, poll_times, secs,
-    within,
+    BOUND, Monitor, Proxy, Server, Site, eventually, everywhere, millis, on_servers, poll_times,
+    secs, within,
 };
 
 everywhere!(
@@ -214,6 +215,85 @@ async fn a_shared_lock_is_not_extended_after_its_release() {
     stage.proxies[2].heal();
 }
 
+/// A lock that a guard behind the stage's proxies is releasing: its release has reached the first server, and the others
+/// still have the lock.
+struct Ending<'a> {
+    stage: &'a Stage,
+    release: JoinHandle<Result<()>>,
+    token: u64,
+}
+
+impl<'a> Ending<'a> {
+    async fn begin(stage: &'a Stage, released: LockGuard) -> Self {
+        let token = released.fencing_token().get();
+        stage.proxies[1..].iter().for_each(Proxy::hold_requests);
+        let release = tokio::spawn(released.release());
+        let [first, others @ ..] = stage.site.all() else { unreachable!("there are three") };
+        eventually("it has reached the first", async || first.get("k").is_none()).await;
+        assert!(others.iter().all(|server| server.get("k").is_some()));
+        Self { stage, release, token }
+    }
+
+    async fn ends(self) {
+        self.stage.proxies.iter().for_each(Proxy::heal);
+        within(self.release).await.unwrap().expect("it was held");
+    }
+}
+
+/// A majority still has the lock, but one server tells that it has ended.
+#[tokio::test]
+async fn a_ticket_is_not_redeemed_where_a_release_has_begun() {
+    let stage = Stage::new([1, 1, 1]).await;
+    let (proxies, builder) = stage.site.proxied();
+    let adopter = builder.build().unwrap();
+    drop(adopter.ping().await);
+    let released = within(ours(&stage.first).try_acquire()).await.unwrap();
+    stage.site.fills("k").await;
+    let ticket = within(ours(&adopter).acquire_or_extend()).await.unwrap().into_ticket();
+    let ending = Ending::begin(&stage, released).await;
+    proxies[1..].iter().for_each(Proxy::hold_replies);
+    let error = within(adopter.adopt(ticket)).await.expect_err("it has ended");
+    assert!(error.is_not_held(), "{error}");
+    ending.ends().await;
+}
+
+/// It saw a majority with the lock of its owner, and is told by one server that it has ended: then it asks for the next.
+#[tokio::test]
+async fn whoever_meets_the_end_of_a_lock_when_it_joins_acquires_the_next() {
+    let stage = Stage::new([1, 1, 1]).await;
+    let (proxies, builder) = stage.site.proxied();
+    let joiner = builder.build().unwrap();
+    drop(joiner.ping().await);
+    let released = within(ours(&stage.first).try_acquire()).await.unwrap();
+    is_marked_as_held(&stage.site).await;
+    let ending = Ending::begin(&stage, released).await;
+    let servers = stage.site.all();
+    let known: Vec<_> = servers.iter().map(Server::scripts).collect();
+    proxies[1..].iter().for_each(Proxy::hold_replies);
+    let joined = tokio::spawn(ours(&joiner).acquire_or_extend());
+    eventually("all are looked at", async || {
+        servers.iter().zip(&known).all(|(server, known)| server.scripts() > *known)
+    })
+    .await;
+    proxies[1..].iter().for_each(Proxy::hold_requests);
+    proxies[1..].iter().for_each(Proxy::pass_replies);
+    // A look, a touch, and what follows.
+    eventually("it goes on", async || servers[0].scripts() > known[0] + 2).await;
+    assert!(servers[0].get("k").is_some(), "it asks for a lock of its own");
+    proxies.iter().for_each(Proxy::heal);
+    let token = ending.token;
+    ending.ends().await;
+    let joined = within(joined).await.unwrap().unwrap();
+    assert!(joined.fencing_token().get() > token);
+    within(joined.extend(secs(600))).await.expect("it is held");
+}
+
+async fn is_marked_as_held(site: &Site) {
+    let is_marked =
+        |server: &Server| server.get("{k}:fence").is_some_and(|fence| fence.ends_with('h'));
+    eventually("it is marked as held", async || site.all().iter().all(is_marked)).await;
+}
+
 /// Two start together. The one that loses to its own owner looks again soon for what it may share, and does not sleep
 /// until the look after about two seconds. On a busy machine it may take several starts to see that.
 #[tokio::test]
@@ -247,6 +327,68 @@ async fn whoever_loses_the_start_to_its_own_owner_joins_soon() {
 
 fn is_listened_to(server: &Server) -> bool {
     !server.query::<Vec<String>>(&["PUBSUB", "CHANNELS"]).is_empty()
+}
+
+/// As connections of clusters send a command again. What was granted to the attempt before is granted to it again; but
+/// without the counter nobody knows under which token.
+#[tokio::test]
+async fn a_resent_acquire_is_refused_once_the_counter_has_gone() {
+    let site = Site::servers(1);
+    let (server, manager) = (&site.all()[0], site.manager());
+    site.learns_the_scripts().await;
+    let monitor = Monitor::start(server);
+    let guard = within(manager.lock("k").ttl(secs(600)).try_acquire()).await.unwrap();
+    let acquire = scripts_sent(&monitor).remove(0);
+    let again: Vec<u64> = run(server, &acquire);
+    assert_eq!(again, [1, guard.fencing_token().get()]);
+    server.del("{k}:fence");
+    let refused: Vec<Value> = run(server, &acquire);
+    assert!(refused[0] != Value::Int(1), "{refused:?}");
+    assert_eq!(server.get("{k}:fence"), None);
+}
+
+/// Nobody would release it.
+#[tokio::test]
+async fn an_acquire_behind_its_own_release_takes_nothing() {
+    let site = Site::servers(1);
+    let server = &site.all()[0];
+    site.learns_the_scripts().await;
+    let monitor = Monitor::start(server);
+    let guard = within(ours(&site.manager()).try_acquire()).await.unwrap();
+    let acquire = scripts_sent(&monitor).remove(0);
+    within(guard.release()).await.unwrap();
+    assert_eq!(run::<Vec<i64>>(server, &acquire), [-2]);
+    assert_eq!(server.get("k"), None);
+}
+
+/// Not even where the undo has found nothing.
+#[tokio::test]
+async fn an_acquire_behind_its_own_undo_takes_nothing() {
+    let site = Site::servers(1);
+    let server = &site.all()[0];
+    site.learns_the_scripts().await;
+    let monitor = Monitor::start(server);
+    let guard = within(ours(&site.manager()).try_acquire()).await.unwrap();
+    let acquire = scripts_sent(&monitor).remove(0);
+    within(guard.release()).await.unwrap();
+    let release = scripts_sent(&monitor).pop().unwrap();
+    // As an earlier lock left it.
+    server.command(&["SET", "{k}:fence", "7", "EX", "600"]);
+    assert_eq!(run::<Vec<i64>>(server, &release), [-1, 7]);
+    assert_eq!(run::<Vec<i64>>(server, &acquire), [-2]);
+    assert_eq!(server.get("k"), None);
+}
+
+/// The scripts that clients had the server run, as they sent them.
+fn scripts_sent(monitor: &Monitor<'_>) -> Vec<Vec<String>> {
+    let words = |line: &String| line.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    let is_script = |words: &Vec<String>| words[0] == "EVALSHA";
+    monitor.commands().iter().map(words).filter(is_script).collect()
+}
+
+/// Sends words once more.
+fn run<T: FromRedisValue>(server: &Server, words: &[String]) -> T {
+    server.query(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Above all that clocks propose.

@@ -1,12 +1,18 @@
 //! Short outages: whoever waits outlasts them, wherever it stands.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use redlatch::{Error, LockManager, LockRequest, Node, OwnerToken, deadpool_redis};
+use redlatch::{
+    Error, LockGuard, LockManager, LockRequest, Node, OwnerToken, Result, deadpool_redis,
+};
 use tokio::task::JoinHandle;
 
-use crate::support::{Server, Site, eventually, millis, on_servers, secs, within};
+use crate::support::{
+    Proxy, Record, Server, Site, Trace, eventually, millis, on_servers, secs, within,
+};
 
 on_servers!(
     waiters_outlast_50_ms,
@@ -16,6 +22,8 @@ on_servers!(
     a_waiter_outlasts_silence,
     a_waiter_outlasts_a_missing_master,
     a_waiter_outlasts_a_lack_of_memory,
+    a_waiter_outlasts_the_loading_of_data,
+    a_waiter_outlasts_a_cluster_that_is_down,
     a_set_that_loses_one_of_its_locks_in_an_outage_begins_anew,
     waiters_cost_the_nodes_no_more_in_an_outage,
     a_wait_timeout_bounds_the_first_attempt,
@@ -113,6 +121,64 @@ async fn a_waiter_outlasts_a_lack_of_memory(site: Site) {
     tokio::time::sleep(secs(1)).await;
     command(&site, &["CONFIG", "SET", "maxmemory", "0"]);
     within(waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
+async fn a_waiter_outlasts_the_loading_of_data(site: Site) {
+    assert_outlasts_refusals(&site, "LOADING Redis is loading the dataset in memory").await;
+}
+
+async fn a_waiter_outlasts_a_cluster_that_is_down(site: Site) {
+    assert_outlasts_refusals(&site, "CLUSTERDOWN The cluster is down").await;
+}
+
+async fn assert_outlasts_refusals(site: &Site, error: &'static str) {
+    let (proxies, builder) = site.proxied();
+    let manager = builder.build().unwrap();
+    drop(manager.ping().await);
+    proxies.iter().for_each(|proxy| proxy.refuse_scripts(error));
+    let waiter = waits_for_nodes(&manager).await;
+    proxies.iter().for_each(Proxy::heal);
+    within(waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_waiter_outlasts_a_failure_to_save() {
+    let server = Server::start_unable_to_save();
+    let manager = LockManager::single(server.url()).node_timeout(secs(10)).build().unwrap();
+    let waiter = waits_for_nodes(&manager).await;
+    server.command(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    within(waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_waiter_outlasts_a_script_that_does_not_end() {
+    let server = Server::start_with(&["--lua-time-limit", "1"]);
+    let manager = LockManager::single(server.url()).node_timeout(secs(10)).build().unwrap();
+    drop(manager.ping().await);
+    let mut other = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    other.write_all(b"EVAL \"while true do end\" 0\r\n").unwrap();
+    eventually("it is busy", async || {
+        server.try_query::<()>(&["EXISTS", "k"]).is_err_and(|error| error.code() == Some("BUSY"))
+    })
+    .await;
+    let waiter = waits_for_nodes(&manager).await;
+    server.command(&["SCRIPT", "KILL"]);
+    within(waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
+/// A waiter that has met an outage several times.
+async fn waits_for_nodes(manager: &LockManager) -> JoinHandle<Result<LockGuard>> {
+    let trace = Trace::start();
+    let waiter = tokio::spawn(waiting(manager, "k").acquire());
+    let has_failed = |event: &Record| event.fields["message"] == "attempt failed";
+    eventually("it has tried several times", async || {
+        let events = trace.events().into_iter();
+        let failed = events.filter(|event| event.name.starts_with("redlatch") && has_failed(event));
+        waiter.is_finished() || failed.count() >= 3
+    })
+    .await;
+    assert!(!waiter.is_finished(), "it waits for the nodes to come back");
+    waiter
 }
 
 async fn a_set_that_loses_one_of_its_locks_in_an_outage_begins_anew(site: Site) {

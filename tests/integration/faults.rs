@@ -7,7 +7,7 @@ use std::thread::spawn;
 
 use redlatch::{Error, LockManager, LockManagerBuilder};
 
-use crate::support::{LASTING, Server, chain, millis, secs, within};
+use crate::support::{LASTING, Proxy, Server, chain, millis, secs, within};
 
 /// Tests what each fault comes to.
 macro_rules! each_fault {
@@ -58,6 +58,10 @@ each_fault!(
     a_user_who_may_only_read,
     a_read_only_replica,
     a_server_out_of_memory,
+    a_server_that_cannot_save,
+    a_server_that_loads_its_data,
+    a_server_busy_with_a_script,
+    a_cluster_that_is_down,
     a_server_with_too_many_clients,
     a_database_out_of_range,
     a_key_of_another_type,
@@ -111,6 +115,8 @@ async fn assert_a_minority_is_too_few(faulty: Faulty) {
 /// Nodes that all fail in one way.
 struct Faulty {
     servers: Vec<Server>,
+    /// What answers in the servers' place.
+    proxies: Vec<Proxy>,
     urls: Vec<String>,
     /// What the causes of the error must say.
     words: &'static str,
@@ -121,7 +127,7 @@ impl Faulty {
     fn servers(n: usize, words: &'static str, spoil: impl Fn(&Server) -> String) -> Self {
         let servers = Server::group(n);
         let urls = servers.iter().map(spoil).collect();
-        Self { servers, urls, words }
+        Self { servers, proxies: Vec::new(), urls, words }
     }
 
     /// Servers that `command` makes faulty.
@@ -132,6 +138,15 @@ impl Faulty {
         })
     }
 
+    /// Servers that answer every script with this error.
+    fn refusing(n: usize, words: &'static str, error: &'static str) -> Self {
+        let servers = Server::group(n);
+        let proxies: Vec<_> = servers.iter().map(Proxy::start).collect();
+        proxies.iter().for_each(|proxy| proxy.refuse_scripts(error));
+        let urls = proxies.iter().map(Proxy::url).collect();
+        Self { servers, proxies, urls, words }
+    }
+
     /// Servers with a user of these rights only.
     fn limited(n: usize, words: &'static str, rules: &[&str]) -> Self {
         Self::servers(n, words, |server| server.user("limited", "secret", rules))
@@ -140,7 +155,7 @@ impl Faulty {
     /// Addresses that are no servers.
     fn addresses(n: u16, words: &'static str, address: impl Fn(u16) -> String) -> Self {
         let urls = (1..=n).map(|place| format!("redis://{}", address(place))).collect();
-        Self { servers: Vec::new(), urls, words }
+        Self { servers: Vec::new(), proxies: Vec::new(), urls, words }
     }
 
     /// A builder over the faulty nodes and some healthy ones.
@@ -233,6 +248,27 @@ fn a_read_only_replica(n: usize) -> Faulty {
 fn a_server_out_of_memory(n: usize) -> Faulty {
     let full = ["CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1"];
     Faulty::commanded(n, "OOM", &full)
+}
+
+fn a_server_that_cannot_save(n: usize) -> Faulty {
+    let servers: Vec<_> = (0..n).map(|_| Server::start_unable_to_save()).collect();
+    let urls = servers.iter().map(Server::url).collect();
+    Faulty { servers, proxies: Vec::new(), urls, words: "configured to save RDB snapshots" }
+}
+
+fn a_server_that_loads_its_data(n: usize) -> Faulty {
+    let error = "LOADING Redis is loading the dataset in memory";
+    Faulty::refusing(n, "loading the dataset", error)
+}
+
+fn a_server_busy_with_a_script(n: usize) -> Faulty {
+    let error =
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
+    Faulty::refusing(n, "busy running a script", error)
+}
+
+fn a_cluster_that_is_down(n: usize) -> Faulty {
+    Faulty::refusing(n, "cluster is down", "CLUSTERDOWN The cluster is down")
 }
 
 fn a_server_with_too_many_clients(n: usize) -> Faulty {

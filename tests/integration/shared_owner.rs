@@ -1,6 +1,7 @@
 //! `acquire_or_extend`: guards that share an owner token share one lock.
 
 use redlatch::{Error, LossReason, OwnerToken};
+use tokio::time::{Instant, sleep};
 
 use crate::support::{Site, eventually, everywhere, millis, on_servers, secs, within};
 
@@ -113,6 +114,26 @@ async fn dropping_one_guard_ends_the_lock_for_all(site: Site) {
     site.empties("k").await;
     let error = first.try_extend(secs(60)).await.unwrap_err();
     assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+}
+
+/// There is no use in waiting for the end of a lock that it may share. On the clock of a test, what is no wait takes no
+/// time.
+#[tokio::test(start_paused = true)]
+async fn whoever_stands_behind_its_own_owner_in_the_queue_joins_at_once() {
+    let site = Site::memory(3);
+    let (manager, other) = (site.manager(), site.manager());
+    let request = || manager.lock("k").owner(owner()).ttl(secs(600));
+    let held = other.lock("k").ttl(secs(600)).await.unwrap();
+    let first = tokio::spawn(request().acquire());
+    sleep(millis(10)).await;
+    let joiner = tokio::spawn(request().acquire_or_extend());
+    sleep(millis(10)).await;
+    held.release().await.unwrap();
+    let first = first.await.unwrap().unwrap();
+    let start = Instant::now();
+    let joined = joiner.await.unwrap().unwrap();
+    assert_eq!(joined.fencing_token(), first.fencing_token());
+    assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use redlatch::deadpool_redis::{Config, Runtime};
 use redlatch::{LockGuard, LockManager, LockRequest, OwnerToken, Retry};
 
 use crate::support::{
-    Events, Record, Server, Site, Trace, eventually, everywhere, millis, on_servers, secs, within,
+    Events, Proxy, Record, Server, Site, Trace, eventually, everywhere, millis, on_servers, secs,
+    within,
 };
 
 everywhere!(
@@ -322,6 +323,40 @@ async fn a_read_only_server_is_told_of_once(site: Site) {
     assert_told_once(&site, &trace, "WARN", "node unreachable", "cause");
     assert_told_once(&site, &trace, "INFO", "node reachable again", "away");
 }
+
+/// Whatever keeps it from its work.
+#[tokio::test]
+async fn a_server_that_cannot_work_is_told_of_until_it_works() {
+    let server = Server::start();
+    for error in UNFIT {
+        let (trace, proxy) = (Trace::start(), Proxy::start(&server));
+        let manager = LockManager::single(proxy.url()).node_timeout(secs(10)).build().unwrap();
+        all_answer(&manager).await;
+        proxy.refuse_scripts(error);
+        for _ in 0..2 {
+            within(manager.lock("k").try_acquire()).await.unwrap_err();
+            // It answers, and yet does no work.
+            all_answer(&manager).await;
+        }
+        let gone = told(&trace, "WARN", "node unreachable");
+        let [gone] = gone.as_slice() else { panic!("{error}: {gone:?}") };
+        let (_, words) = error.split_once(' ').unwrap();
+        assert!(gone.fields["cause"].contains(words), "{gone:?}");
+        assert!(told(&trace, "INFO", "node reachable again").is_empty(), "{error}");
+        proxy.heal();
+        within(manager.lock("k").try_acquire()).await.unwrap().release().await.unwrap();
+        assert_eq!(told(&trace, "INFO", "node reachable again").len(), 1, "{error}");
+    }
+}
+
+/// What servers say that cannot work at this time.
+const UNFIT: [&str; 5] = [
+    "LOADING Redis is loading the dataset in memory",
+    "BUSY Redis is busy running a script",
+    "CLUSTERDOWN The cluster is down",
+    "MISCONF Redis is configured to save RDB snapshots",
+    "OOM command not allowed when used memory > 'maxmemory'",
+];
 
 async fn broken_connections_alone_are_not_told_of(site: Site) {
     let (trace, manager) = (Trace::start(), site.manager());

@@ -39,6 +39,7 @@ struct Faults {
     swallow_replies: bool,
     hold_replies: bool,
     hang_up_at_client: bool,
+    refuse_scripts: Option<&'static str>,
     reply_delay: Duration,
     handshake_delay: Duration,
 }
@@ -86,6 +87,17 @@ impl Proxy {
     /// Lets requests through and keeps every reply until [`heal`](Self::heal).
     pub(crate) fn hold_replies(&self) {
         self.shared.faults().hold_replies = true;
+    }
+
+    /// Lets replies through again, also those that were kept, whatever becomes of requests.
+    pub(crate) fn pass_replies(&self) {
+        self.shared.faults().hold_replies = false;
+    }
+
+    /// Answers every script with this error from now on, as a server does that cannot work at this time. Nothing else may
+    /// be under way.
+    pub(crate) fn refuse_scripts(&self, error: &'static str) {
+        self.shared.faults().refuse_scripts = Some(error);
     }
 
     /// Lets each reply through this much later.
@@ -159,6 +171,16 @@ impl Shared {
         !lost
     }
 
+    /// Answers scripts in the server's place. Returns whether it did.
+    fn refuses_scripts(&self, piece: &[u8], mut client: &TcpStream) -> bool {
+        let Some(error) = self.faults().refuse_scripts else { return false };
+        // `EVAL` and `EVALSHA`, as the first words of their commands.
+        let scripts = piece.windows(6).filter(|word| word == b"\r\nEVAL").count();
+        let replies = format!("-{error}\r\n").repeat(scripts);
+        drop(client.write_all(replies.as_bytes()));
+        scripts > 0
+    }
+
     /// Waits while requests are kept.
     fn keep_request(&self) {
         let is_kept = || self.faults().hold_requests && !self.ended.load(Ordering::SeqCst);
@@ -209,9 +231,13 @@ fn connect(number: usize, client: TcpStream, server: TcpStream, shared: &Arc<Sha
     drop(server.set_nodelay(true));
     shared.sockets().extend([copy(&client), copy(&server)]);
     let (requests, onward) = (copy(&client), copy(&server));
-    let there = Arc::clone(shared);
+    let (there, asker) = (Arc::clone(shared), copy(&client));
     spawn(move || {
-        pump(requests, onward, |piece| there.passes_request(piece) && !there.is_forgotten(number));
+        pump(requests, onward, |piece| {
+            there.passes_request(piece)
+                && !there.is_forgotten(number)
+                && !there.refuses_scripts(piece, &asker)
+        });
     });
     let back = Arc::clone(shared);
     let mut is_first = true;

@@ -48,6 +48,20 @@ impl Server {
         }
     }
 
+    /// Starts a server that has failed to save its data, and takes no writes for that.
+    pub(crate) fn start_unable_to_save() -> Self {
+        let server = Self::start_with(&["--dbfilename", "taken"]);
+        std::fs::create_dir(server.path("taken")).expect("a directory can be made");
+        server.command(&["CONFIG", "SET", "save", "3600 1000000"]);
+        server.command(&["BGSAVE"]);
+        let deadline = Instant::now() + BOUND;
+        while !server.query::<String>(&["INFO", "persistence"]).contains(SAVING_FAILED) {
+            assert!(Instant::now() < deadline, "it has saved: {}", log(&server.dir));
+            sleep(Duration::from_millis(3));
+        }
+        server
+    }
+
     /// Starts a Sentinel with this configuration.
     pub(crate) fn start_sentinel(config: &str) -> Self {
         Self::start_with(&[SENTINEL, config])
@@ -319,6 +333,7 @@ fn parse_calls(line: &str) -> Option<(String, u64)> {
     Some((name.to_owned(), calls.parse().ok()?))
 }
 
+const SAVING_FAILED: &str = "rdb_last_bgsave_status:err";
 const SENTINEL: &str = "--sentinel";
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
