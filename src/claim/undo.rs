@@ -40,6 +40,12 @@ impl Claim {
         drop(span);
     }
 
+    /// Ends everything, the release too: the lock stays. That it is held may still be marked.
+    pub(crate) fn forget(&self) {
+        self.send_log.forget();
+        self.withdraw();
+    }
+
     /// Whether a node may hold a key that this claim must delete.
     fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
         let is_ours = was_held || self.origin == Origin::Own;

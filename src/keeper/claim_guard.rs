@@ -52,7 +52,7 @@ impl ClaimGuard {
     /// Gives the claim up without releasing it: from here on, the TTL or somebody else ends it.
     pub(crate) fn disarm(mut self) {
         if let Some(claim) = self.claim.take() {
-            claim.withdraw();
+            claim.forget();
             self.keeper.ledger.strike(&claim);
         }
     }

@@ -37,6 +37,11 @@ impl Command {
     pub(crate) const fn grants(self) -> bool {
         matches!(self, Self::Acquire { .. } | Self::Touch { mode: Touch::Heal, .. })
     }
+
+    /// Whether the command does no more than mark a lock as held, so that it may follow when its guard has forgotten it.
+    pub(crate) const fn marks(self) -> bool {
+        matches!(self, Self::Touch { ttl: None, mode: Touch::Extend, .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

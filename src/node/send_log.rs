@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::lane::line::Line;
+use super::{command::Command, lane::line::Line};
 use crate::{
     host::sync::lock,
     types::{attempt_id::AttemptId, key::Key, token::OwnerToken},
@@ -32,13 +32,16 @@ pub(crate) struct SendLog {
     pub(crate) owner: OwnerToken,
     pub(crate) id: AttemptId,
     withdrawn: AtomicBool,
+    /// The lock stays, and nobody is about to release it.
+    forgotten: AtomicBool,
     sent: Box<[Mutex<Sent>]>,
 }
 
 impl SendLog {
     pub(crate) fn new(key: Arc<Key>, owner: OwnerToken, id: AttemptId, nodes: usize) -> Self {
         let sent = (0..nodes).map(|_| Mutex::default()).collect();
-        Self { key, owner, id, withdrawn: AtomicBool::new(false), sent }
+        let (withdrawn, forgotten) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { key, owner, id, withdrawn, forgotten, sent }
     }
 
     pub(crate) const fn nodes(&self) -> usize {
@@ -48,6 +51,12 @@ impl SendLog {
     /// From now on nothing but releases goes out: whatever was not queued at a node yet never will be.
     pub(crate) fn withdraw(&self) {
         self.withdrawn.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on nothing goes out but what marks the lock as held, so that its owner may join it.
+    pub(crate) fn forget(&self) {
+        self.forgotten.store(true, Ordering::SeqCst);
+        self.withdraw();
     }
 
     pub(crate) fn is_withdrawn(&self) -> bool {
@@ -75,9 +84,10 @@ impl SendLog {
     /// Notes that a claiming command is about to be queued on a line, unless the send log was withdrawn.
     ///
     /// It is noted before that is asked: whoever withdraws and then looks cannot miss it.
-    pub(super) fn begin(&self, node: usize, line: &Arc<Line>) -> bool {
+    pub(super) fn begin(&self, node: usize, line: &Arc<Line>, command: Command) -> bool {
         let mut sent = lock(&self.sent[node]);
-        if self.is_withdrawn() {
+        let may_follow = command.marks() && self.forgotten.load(Ordering::SeqCst);
+        if self.is_withdrawn() && !may_follow {
             return false;
         }
         sent.overlapped |= !sent.unanswered.is_empty();
@@ -146,12 +156,18 @@ pub(super) enum End {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use deadpool_redis::redis::{RedisConnectionInfo, aio::MultiplexedConnection};
     use tokio::io::duplex;
 
     use super::*;
-    use crate::node::lane::transport::Transport;
-    use crate::types::fencing::Fencing;
+    use crate::{
+        node::{command::Touch, lane::transport::Transport},
+        types::fencing::Fencing,
+    };
+
+    const ACQUIRE: Command = Command::Acquire { ttl: Duration::from_secs(1), proposal: 1 };
 
     fn send_log() -> SendLog {
         let key = Key::new("", "k".to_owned(), Fencing::default()).unwrap();
@@ -168,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_grant_that_the_release_may_have_overtaken_is_undone_on_its_own_line() {
         let (send_log, line) = (send_log(), line().await);
-        assert!(send_log.begin(0, &line));
+        assert!(send_log.begin(0, &line, ACQUIRE));
         line.retire();
         send_log.withdraw();
         send_log.end(0, &line, End::CarriedOut);
@@ -180,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_answered_before_the_withdrawal_needs_no_undo_of_its_own() {
         let (send_log, line) = (send_log(), line().await);
-        assert!(send_log.begin(0, &line));
+        assert!(send_log.begin(0, &line, ACQUIRE));
         line.retire();
         send_log.end(0, &line, End::CarriedOut);
         send_log.withdraw();
@@ -191,11 +207,31 @@ mod tests {
     #[tokio::test]
     async fn what_was_never_carried_out_needs_no_undo() {
         let (send_log, line) = (send_log(), line().await);
-        assert!(send_log.begin(0, &line));
+        assert!(send_log.begin(0, &line, ACQUIRE));
         send_log.withdraw();
         line.retire();
         send_log.end(0, &line, End::Void);
         assert_eq!(send_log.retired_lines(0).len(), 0);
         assert!(!send_log.may_hold(0));
+    }
+    const MARK: Command = Command::Touch { ttl: None, token: 1, mode: Touch::Extend };
+
+    #[tokio::test]
+    async fn nothing_but_the_mark_of_a_lock_follows_when_it_is_forgotten() {
+        let (send_log, line) = (send_log(), line().await);
+        let ttl = Some(Duration::from_secs(1));
+        let renew = |mode| Command::Touch { ttl, token: 1, mode };
+        send_log.forget();
+        assert!(send_log.begin(0, &line, MARK));
+        for command in [ACQUIRE, renew(Touch::Extend), renew(Touch::Heal)] {
+            assert!(!send_log.begin(0, &line, command), "{command:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_mark_follows_a_release() {
+        let (send_log, line) = (send_log(), line().await);
+        send_log.withdraw();
+        assert!(!send_log.begin(0, &line, MARK));
     }
 }

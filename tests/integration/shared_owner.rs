@@ -16,6 +16,7 @@ everywhere!(
     anothers_lock_is_kept_when_the_wait_ends,
     releasing_one_guard_ends_the_lock_for_all,
     dropping_one_guard_ends_the_lock_for_all,
+    a_lock_that_is_forgotten_at_once_is_shared,
 );
 
 on_servers!(the_owners_lock_is_extended_in_redis);
@@ -82,7 +83,7 @@ async fn a_lock_taken_anew_gets_a_new_fencing_token(site: Site) {
 async fn anothers_lock_is_waited_for(site: Site) {
     let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
     let waiter = tokio::spawn(site.manager().lock("k").owner(owner()).acquire_or_extend());
-    tokio::time::sleep(millis(20)).await;
+    sleep(millis(20)).await;
     assert!(!waiter.is_finished(), "the lock is held");
     guard.release().await.unwrap();
     let _guard = within(waiter).await.unwrap().unwrap();
@@ -114,6 +115,18 @@ async fn dropping_one_guard_ends_the_lock_for_all(site: Site) {
     site.empties("k").await;
     let error = first.try_extend(secs(60)).await.unwrap_err();
     assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
+}
+
+/// It was forgotten before the servers had even said that they do not know the script which marks it as held.
+async fn a_lock_that_is_forgotten_at_once_is_shared(site: Site) {
+    let manager = site.manager();
+    let request = || manager.lock("k").owner(owner()).ttl(secs(600));
+    site.all().iter().for_each(|server| drop(server.command(&["SCRIPT", "FLUSH"])));
+    let first = within(request().try_acquire()).await.unwrap();
+    let token = first.fencing_token();
+    first.forget();
+    let second = within(request().acquire_or_extend()).await.unwrap();
+    assert_eq!(second.fencing_token(), token);
 }
 
 /// There is no use in waiting for the end of a lock that it may share. On the clock of a test, what is no wait takes no

@@ -64,7 +64,7 @@ impl Shared {
         // Another line may come in between: then one release too many, or too few, is announced.
         let announces = command.claims() || self.line().is_none_or(|line| line.announces());
         let cmd = encode(command, send_log, encoding, self.route(announces));
-        Outgoing { cmd, claim: command.claims().then_some(send_log), grants: command.grants() }
+        Outgoing { cmd, claim: command.claims().then_some((send_log, command)) }
     }
 
     pub(super) fn route(&self, announces: bool) -> Route {

@@ -5,14 +5,13 @@ use std::{sync::Arc, time::Duration};
 use deadpool_redis::redis::Cmd;
 
 use super::{line::Line, transport::Replies};
-use crate::node::{failure::Failure, send_log::SendLog};
+use crate::node::{command::Command, failure::Failure, send_log::SendLog};
 
 /// One command, and the send log that may forbid it.
 pub(super) struct Outgoing<'a> {
     pub(super) cmd: Cmd,
-    pub(super) claim: Option<&'a SendLog>,
-    /// It is a vote that a node in quarantine must not give.
-    pub(super) grants: bool,
+    /// For what claims: its send log, and what it is.
+    pub(super) claim: Option<(&'a SendLog, Command)>,
 }
 
 /// Commands on their way down a line.

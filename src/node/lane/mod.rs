@@ -174,7 +174,7 @@ impl Lane {
     pub(super) async fn query(&self, cmds: &[Cmd]) -> Result<Vec<Result<Value, Failure>>, Failure> {
         let (lane, used) = (&self.shared, Used::default());
         Handle::try_current().map_err(|_| Failure::NoRuntime)?;
-        let outgoing = |at: usize| Outgoing { cmd: cmds[at].clone(), claim: None, grants: false };
+        let outgoing = |at: usize| Outgoing { cmd: cmds[at].clone(), claim: None };
         lane.bounded(&used, pin!(lane.send(cmds.len(), outgoing, &used))).await
     }
 
@@ -295,13 +295,16 @@ impl Shared {
         let mut fates = Vec::with_capacity(outgoing.len());
         let mut cmds = Vec::with_capacity(outgoing.len());
         let quarantine = line.quarantine();
-        for Outgoing { cmd, claim, grants } in outgoing {
+        let is_withheld =
+            |(send_log, command): (&SendLog, _)| !send_log.begin(self.index, &line, command);
+        for Outgoing { cmd, claim } in outgoing {
+            let grants = claim.is_some_and(|(_, command)| command.grants());
             if let Some(left) = quarantine.filter(|_| grants) {
                 fates.push(Fate::Quarantined(left));
-            } else if claim.is_some_and(|send_log| !send_log.begin(self.index, &line)) {
+            } else if claim.is_some_and(is_withheld) {
                 fates.push(Fate::Withheld);
             } else {
-                fates.push(Fate::Queued(claim));
+                fates.push(Fate::Queued(claim.map(|(send_log, _)| send_log)));
                 cmds.push(cmd);
             }
         }

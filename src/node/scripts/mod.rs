@@ -242,7 +242,7 @@ mod tests {
     fn replies_of_a_wrong_shape_are_errors_not_panics() {
         let wrong = [
             Value::Nil,
-            int(1),
+            int(-1),
             Value::Array(vec![]),
             Value::Array(vec![int(1), int(-5), int(1)]),
             Value::Array(vec![int(0), Value::Nil, Value::Nil]),
@@ -334,6 +334,8 @@ mod tests {
                 _ => None,
             };
             match decode(&reply) {
+                // What took the lock.
+                Ok(Answer::Granted { .. }) if matches!(reply, Value::Okay | Value::Int(_)) => {}
                 Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-3..=6)))),
                 Err(error) => prop_assert_eq!(error.kind(), ErrorKind::UnexpectedReturnType),
             }
