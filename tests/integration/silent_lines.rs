@@ -290,11 +290,19 @@ async fn a_slow_server_keeps_its_connection() {
     let manager = site.builder().node_timeout(secs(20)).build().unwrap();
     connected(&manager).await;
     comes_to_rest(&manager).await;
+    let line = who_sent_last(&site.servers[0], "ping");
+    assert_eq!(line.len(), 1, "{line:?}");
     site.proxies[0].delay_replies(millis(1500));
     let_pass(IDLE).await;
     let guard = within(manager.lock("k").ttl(secs(3600)).try_acquire()).await.unwrap();
-    let clients: String = site.servers[0].query(&["CLIENT", "LIST", "TYPE", "normal"]);
-    let scripts = clients.lines().filter(|client| client.contains("cmd=evalsha"));
-    assert_eq!(scripts.count(), 1, "{clients}");
+    assert_eq!(who_sent_last(&site.servers[0], "evalsha"), line);
     drop(guard);
+}
+
+/// The connections whose last command was this.
+fn who_sent_last(server: &Server, command: &str) -> Vec<String> {
+    let clients: String = server.query(&["CLIENT", "LIST", "TYPE", "normal"]);
+    let sent = format!(" cmd={command} ");
+    let ids = clients.lines().filter(|client| client.contains(&sent));
+    ids.filter_map(|client| client.split(' ').next()).map(str::to_owned).collect()
 }
