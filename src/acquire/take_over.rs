@@ -267,8 +267,11 @@ impl Proof {
         match answer {
             // Ours, but not beside this token: it is no proof, but it is to be released with the rest.
             Ok(Answer::Ours { token, .. }) if token != self.token => self.refused += 1,
-            // Whoever shares it has released it, so that it ends on the others too.
-            Ok(Answer::Ended) => self.refused = self.nodes,
+            // Whoever shares it has released it, so that it ends on the others too, and for this guard if there is one.
+            Ok(Answer::Ended) => {
+                self.claim.note(node, sent, self.ttl, &Answer::Ended);
+                self.refused = self.nodes;
+            }
             Ok(answer) if self.claim.note(node, sent, self.ttl, &answer) => self.proven += 1,
             Ok(_) => self.refused += 1,
             Err(_) => {}

@@ -319,9 +319,10 @@ impl Shared {
         if let Some(early) = early {
             return Ok(Some(Batch { line, early, fates }));
         }
-        // The connection had ended while nothing was under way: another may be tried.
-        let trails = fates.iter().filter_map(Fate::claim);
-        trails.for_each(|send_log| send_log.end(self.index, &line, End::Void));
+        // The connection has ended, in most cases while nothing was under way: another may be tried. Rule 3: but it may have
+        // ended after it took the commands, so that the node is asked to release.
+        let claims = fates.iter().filter_map(Fate::claim);
+        claims.for_each(|send_log| send_log.end(self.index, &line, End::Doubtful));
         let failures = line.retire();
         *state = State::Down { failures, since: Instant::now(), cause: Failure::NotConnected };
         drop(state);
