@@ -198,7 +198,7 @@ impl Batch {
             let (nodes, touches) = (nodes.clone(), touches.clone());
             round.push(node, due, async move {
                 let trailed = touches.iter().map(|(claim, touch)| (&claim.send_log, *touch));
-                nodes.client(node).ask_all(&trailed.collect::<Vec<_>>()).await
+                nodes.client(node).ask_all(&trailed.collect::<Vec<_>>()).await.into_vec()
             });
         }
         let open = items.len();

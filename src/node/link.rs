@@ -8,7 +8,7 @@ use super::{
     Kind, Node,
     command::{Answer, Command},
     facts::Facts,
-    lane::{Lane, Recovered},
+    lane::{Few, Lane, Recovered},
     memory::{self, Store},
     message::Database,
     notices::{self, OnNotice, Subscriber},
@@ -85,7 +85,7 @@ impl NodeClient {
     pub(crate) async fn ask_all(
         &self,
         items: &[(&SendLog, Command)],
-    ) -> Vec<Result<Answer, NodeError>> {
+    ) -> Few<Result<Answer, NodeError>> {
         match &self.backend {
             Backend::Redis(lane, _) => lane.ask(items).await,
             Backend::Memory(store, _) => items

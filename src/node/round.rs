@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
 /// One node's answer to a command of a round.
@@ -20,8 +19,11 @@ pub(crate) struct Reply<T> {
 
 /// The calls of a round. All of them are polled before an answer is looked at: a command takes its place in its
 /// lane at the first poll, so that as few as possible are left when the round is decided early.
+///
+/// They are few, so that each wake-up polls them all. `FuturesUnordered` would poll those alone that were woken, but has
+/// its task run once more each time it finds them all pending, which wakes another thread of the runtime.
 pub(crate) struct Round<T> {
-    calls: FuturesUnordered<Call<T>>,
+    calls: Vec<Call<T>>,
     replies: VecDeque<Reply<T>>,
     /// Until then the answers are waited for.
     until: Option<Instant>,
@@ -41,7 +43,7 @@ impl<T> Round<T> {
 
     /// A round whose answers are waited for until then, if at all so long.
     pub(crate) fn until(until: Option<Instant>) -> Self {
-        let (calls, replies) = (FuturesUnordered::new(), VecDeque::new());
+        let (calls, replies) = (Vec::new(), VecDeque::new());
         Self { calls, replies, until, is_cut: false }
     }
 
@@ -88,9 +90,10 @@ impl<T> Round<T> {
 
     async fn next_of_all(&mut self) -> Option<Reply<T>> {
         poll_fn(|cx| {
-            while let Poll::Ready(Some(reply)) = self.calls.poll_next_unpin(cx) {
-                self.replies.push_back(reply);
-            }
+            let Self { calls, replies, .. } = self;
+            calls.retain_mut(|call| {
+                call.poll(cx).map(|reply| replies.push_back(reply)).is_pending()
+            });
             match self.replies.pop_front() {
                 None if !self.calls.is_empty() => Poll::Pending,
                 reply => Poll::Ready(reply),
@@ -100,10 +103,8 @@ impl<T> Round<T> {
     }
 }
 
-impl<T> Future for Call<T> {
-    type Output = Reply<T>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply<T>> {
+impl<T> Call<T> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply<T>> {
         let (node, sent) = (self.node, self.sent);
         self.future.as_mut().poll(cx).map(|answer| Reply { node, sent, answer })
     }

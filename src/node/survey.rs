@@ -31,7 +31,7 @@ impl Questions<'_> {
         let start = wall_micros();
         let is_cluster = lane.is_to_cluster();
         let asked = lane.query(&self.commands(is_cluster)).await;
-        let read = asked.and_then(|replies| self.read(replies, start, wall_micros()));
+        let read = asked.and_then(|replies| self.read(replies.into_vec(), start, wall_micros()));
         let facts = read.map_err(|failure| lane.error(failure))?;
         let of_many = || Err("the servers of a cluster are not asked one by one".to_owned());
         let appendfsync = facts.appendfsync.map(|one| if is_cluster { of_many() } else { one });

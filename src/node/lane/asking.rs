@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use deadpool_redis::redis::Value;
+use smallvec::smallvec;
 
-use super::{Shared, Used, batch::Outgoing};
+use super::{
+    Shared, Used,
+    batch::{Few, Outgoing},
+};
 use crate::{
     host::sync::lock,
     node::{
@@ -22,24 +26,22 @@ impl Shared {
         self: &Arc<Self>,
         items: &[(&SendLog, Command)],
         used: &Used,
-    ) -> Result<Vec<Result<Answer, Failure>>, Failure> {
-        let mut encodings: Vec<_> = items.iter().map(|item| self.first_encoding(*item)).collect();
-        let first = |at: usize| self.outgoing(items[at], encodings[at]);
-        let mut replies = self.send(items.len(), first, used).await?;
-        loop {
-            let mut again = Vec::new();
-            for (at, reply) in replies.iter().enumerate() {
-                if let Some(next) = encodings[at].after(reply.as_ref().map_err(Failure::code)) {
-                    encodings[at] = next;
-                    again.push(at);
-                }
+    ) -> Result<Few<Result<Answer, Failure>>, Failure> {
+        let mut encodings: Few<_> = items.iter().map(|item| self.first_encoding(*item)).collect();
+        let mut replies: Few<Result<Value, Failure>> = smallvec![Err(Failure::Shape); items.len()];
+        let mut open: Few<usize> = (0..items.len()).collect();
+        while !open.is_empty() {
+            let outgoing = |at: usize| self.outgoing(items[open[at]], encodings[open[at]]);
+            let more = self.send(open.len(), outgoing, used).await?;
+            for (&at, reply) in open.iter().zip(more) {
+                replies[at] = reply;
             }
-            if again.is_empty() {
-                break;
-            }
-            let next = |at: usize| self.outgoing(items[again[at]], encodings[again[at]]);
-            let more = self.send(again.len(), next, used).await?;
-            again.into_iter().zip(more).for_each(|(at, reply)| replies[at] = reply);
+            open.retain(|at| {
+                let reply = replies[*at].as_ref().map_err(Failure::code);
+                let next = encodings[*at].after(reply);
+                encodings[*at] = next.unwrap_or(encodings[*at]);
+                next.is_some()
+            });
         }
         note_releases(items, &replies, used);
         Ok(replies.into_iter().map(|reply| Ok(decode(&reply?)?)).collect())

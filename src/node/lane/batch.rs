@@ -3,9 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::redis::Cmd;
+use smallvec::SmallVec;
 
 use super::{line::Line, transport::Replies};
 use crate::node::{command::Command, failure::Failure, send_log::SendLog};
+
+/// What goes down a lane together, which in most cases is one command.
+pub(in crate::node) type Few<T> = SmallVec<[T; 1]>;
 
 /// One command, and the send log that may forbid it.
 pub(super) struct Outgoing<'a> {
@@ -19,7 +23,7 @@ pub(super) struct Batch<'a> {
     pub(super) line: Arc<Line>,
     /// The replies, if queueing brought them already.
     pub(super) early: Option<Replies>,
-    pub(super) fates: Vec<Fate<'a>>,
+    pub(super) fates: Few<Fate<'a>>,
 }
 
 /// What became of a command.

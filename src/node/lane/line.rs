@@ -11,12 +11,16 @@ use std::{
 };
 
 use deadpool_redis::redis::{self, Cmd, Value};
+use smallvec::smallvec;
 use tokio::{
     task::unconstrained,
     time::{Instant, timeout},
 };
 
-use super::transport::{Replies, Transport};
+use super::{
+    batch::Few,
+    transport::{Replies, Transport},
+};
 use crate::host::{clock, sync::lock};
 
 /// One connection of a lane.
@@ -68,7 +72,7 @@ impl Line {
     /// Sends commands in one write. They take their place in the connection's order at the first poll.
     pub(in crate::node) fn send(
         &self,
-        mut cmds: Vec<Cmd>,
+        mut cmds: Few<Cmd>,
     ) -> impl Future<Output = Replies> + Send + use<> {
         let mut wire = self.wire.clone();
         async move {
@@ -78,7 +82,7 @@ impl Line {
                 return match wire.send_one(&cmd).await {
                     // The server's own errors belong to the command, not to the connection.
                     Err(error) if error.code().is_none() => Err(error),
-                    reply => Ok(vec![reply.and_then(Value::extract_error)]),
+                    reply => Ok(smallvec![reply.and_then(Value::extract_error)]),
                 };
             }
             wire.send_all(cmds).await

@@ -13,6 +13,8 @@ mod state;
 pub(in crate::node) mod transport;
 mod undo;
 
+pub(super) use self::batch::Few;
+
 use std::{
     convert::Infallible,
     fmt,
@@ -24,6 +26,7 @@ use std::{
 };
 
 use deadpool_redis::redis::{self, Cmd, Value};
+use smallvec::smallvec;
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
@@ -119,7 +122,7 @@ impl Lane {
     pub(super) async fn ask(
         &self,
         items: &[(&SendLog, Command)],
-    ) -> Vec<Result<Answer, NodeError>> {
+    ) -> Few<Result<Answer, NodeError>> {
         let (lane, used, began) = (&self.shared, Used::default(), Instant::now());
         let asked = pin!(lane.ask_until_put_right(items, &used));
         let answers = lane.bounded(&used, asked).await;
@@ -133,7 +136,7 @@ impl Lane {
             // Failing fast must not keep a caller that tries again and again from yielding.
             consume_budget().await;
         }
-        let answers = answers.unwrap_or_else(|failure| vec![Err(failure); items.len()]);
+        let answers = answers.unwrap_or_else(|failure| smallvec![Err(failure); items.len()]);
         let is_failure = |answer: &&Result<_, Failure>| {
             answer.as_ref().is_err_and(|failure| !failure.is_our_own())
         };
@@ -171,7 +174,7 @@ impl Lane {
     }
 
     /// Asks what is about no lock, in one write and within the node timeout, connecting included.
-    pub(super) async fn query(&self, cmds: &[Cmd]) -> Result<Vec<Result<Value, Failure>>, Failure> {
+    pub(super) async fn query(&self, cmds: &[Cmd]) -> Result<Few<Result<Value, Failure>>, Failure> {
         let (lane, used) = (&self.shared, Used::default());
         Handle::try_current().map_err(|_| Failure::NoRuntime)?;
         let outgoing = |at: usize| Outgoing { cmd: cmds[at].clone(), claim: None };
@@ -229,14 +232,14 @@ impl Shared {
         count: usize,
         outgoing: impl Fn(usize) -> Outgoing<'a> + Send + Sync,
         used: &Used,
-    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+    ) -> Result<Few<Result<Value, Failure>>, Failure> {
         let _room = self.room.acquire().await;
         let (mut began_connecting, mut place) = (false, None);
         // Not boxed: this is the one large part of a call, and every call has it.
         let mut sending = pin!(None);
         let mut batch = loop {
             // Made before the lane is locked: others wait for it.
-            let mut outgoing: Vec<_> = (0..count).map(&outgoing).collect();
+            let mut outgoing: Few<_> = (0..count).map(&outgoing).collect();
             let claims = outgoing.iter().any(|outgoing| outgoing.claim.is_some());
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -273,9 +276,9 @@ impl Shared {
     /// The lane stays locked meanwhile, so that what a send log may still send is queued before its release.
     fn queue<'a>(
         self: &Arc<Self>,
-        outgoing: Vec<Outgoing<'a>>,
+        outgoing: Few<Outgoing<'a>>,
         began_connecting: &mut bool,
-        post: impl FnOnce(&Line, Vec<Cmd>) -> Poll<Replies>,
+        post: impl FnOnce(&Line, Few<Cmd>) -> Poll<Replies>,
     ) -> Result<Option<Batch<'a>>, Failure> {
         let claims = outgoing.iter().any(|outgoing| outgoing.claim.is_some());
         let mut state = lock(&self.state);
@@ -292,8 +295,8 @@ impl Shared {
                 return Ok(None);
             }
         };
-        let mut fates = Vec::with_capacity(outgoing.len());
-        let mut cmds = Vec::with_capacity(outgoing.len());
+        let mut fates = Few::with_capacity(outgoing.len());
+        let mut cmds = Few::with_capacity(outgoing.len());
         let quarantine = line.quarantine();
         let is_withheld =
             |(send_log, command): (&SendLog, _)| !send_log.begin(self.index, &line, command);

@@ -6,7 +6,7 @@ use deadpool_redis::redis::{RedisError, Value};
 
 use super::{
     Blame, Shared,
-    batch::{Batch, Fate},
+    batch::{Batch, Fate, Few},
     line::Line,
     transport::Replies,
 };
@@ -18,7 +18,7 @@ impl Shared {
         &self,
         batch: &Batch<'_>,
         replies: Replies,
-    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+    ) -> Result<Few<Result<Value, Failure>>, Failure> {
         let replies = replies.inspect_err(|error| {
             if error.is_unrecoverable_error() {
                 self.retire(&batch.line, Blame::Connection, error.clone().into());

@@ -8,6 +8,8 @@ use deadpool_redis::redis::{
     cmd, from_redis_value,
 };
 
+use super::batch::Few;
+
 #[cfg(feature = "cluster")]
 use deadpool_redis::cluster::ClusterConnection;
 
@@ -34,7 +36,7 @@ impl Transport {
     }
 
     /// Sends commands, in one write where they all go to one server.
-    pub(in crate::node) async fn send_all(&mut self, cmds: Vec<Cmd>) -> Replies {
+    pub(in crate::node) async fn send_all(&mut self, cmds: Few<Cmd>) -> Replies {
         match self {
             Self::Server(server) => pipe(server, cmds).await,
             #[cfg(test)]
@@ -89,7 +91,7 @@ impl Transport {
     }
 }
 
-async fn pipe(server: &mut MultiplexedConnection, cmds: Vec<Cmd>) -> Replies {
+async fn pipe(server: &mut MultiplexedConnection, cmds: Few<Cmd>) -> Replies {
     let (count, mut pipeline) = (cmds.len(), Pipeline::with_capacity(cmds.len()));
     for cmd in cmds {
         pipeline.add_command(cmd);
@@ -111,11 +113,11 @@ async fn spread(cluster: &ClusterConnection, cmds: &[Cmd]) -> Replies {
         |reply: &&Result<_, RedisError>| reply.as_ref().is_err_and(|error| error.code().is_none());
     match replies.iter().find(is_silence) {
         Some(Err(error)) if replies.iter().all(|reply| is_silence(&reply)) => Err(error.clone()),
-        _ => Ok(replies),
+        _ => Ok(replies.into()),
     }
 }
 
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
 /// The reply to each command, or why the connection gave none.
-pub(in crate::node) type Replies = Result<Vec<Result<Value, RedisError>>, RedisError>;
+pub(in crate::node) type Replies = Result<Few<Result<Value, RedisError>>, RedisError>;

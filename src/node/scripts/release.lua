@@ -6,40 +6,43 @@
 -- Returns {3}: done; {5}: done, but the user may not announce it;
 --         {-1, counter}: gone; {-3, counter}: another lock. A node that lost its memory has lost its counter too.
 local owner = redis.pcall('GET', KEYS[1])
-if type(owner) == 'table' then
-  -- What is no string is no lock.
-  if string.sub(owner.err, 1, 9) == 'WRONGTYPE' then return {-3, 0} end
-  return owner
-end
 local fence = KEYS[2] and redis.pcall('GET', KEYS[2])
-fence = type(fence) == 'string' and fence or ''
-local counter, id, state = fence, '', ''
-if string.find(fence, ' ', 1, true) then
-  counter, id, state = string.match(fence .. ' ', '^(%d+) (%x*)([hx]?) ?$')
-  counter, id = counter or '', id or ''
-end
-local keep, may_come_twice = tonumber(ARGV[5]), ARGV[7] ~= ''
-if owner ~= ARGV[1] or id ~= ARGV[2] then
-  -- No owner token begins with this byte, so that nobody's commands match a kept key.
-  if may_come_twice and owner == '\1' .. ARGV[1] and id == ARGV[2] then return {3} end
+local keep, may_come_twice = ARGV[5] ~= '0', ARGV[7] ~= ''
+-- In the usual case there is nothing to note beside the counter, which only an id or a letter follows behind a space.
+if owner ~= ARGV[1] or ARGV[2] ~= '' or keep or may_come_twice or KEYS[2] and (not fence or type(fence) == 'table' or string.find(fence, ' ', 1, true)) then
+  if type(owner) == 'table' then
+    -- What is no string is no lock.
+    if string.sub(owner.err, 1, 9) == 'WRONGTYPE' then return {-3, 0} end
+    return owner
+  end
+  fence = type(fence) == 'string' and fence or ''
+  local counter, id, state = string.match(fence .. ' ', '^(%d+) (%x*)([hx]?) ?$')
   local told = tonumber(counter) or 0
-  if owner then return {-3, told} end
-  local is_ended = state == 'x' and id == ARGV[2]
-  -- A second release of this token, whose first reply was lost.
-  if is_ended and may_come_twice and (ARGV[2] ~= '' or counter == ARGV[4]) then return {3} end
-  -- pcall: when memory is short, a late acquire finds no mark, and what it takes ends with its TTL.
-  if told > 0 and ARGV[2] ~= '' and not is_ended then redis.pcall('SET', KEYS[2], counter .. ' ' .. ARGV[2] .. 'x', 'KEEPTTL') end
-  return {-1, told}
+  local mine = told > 0 and counter .. ' ' .. ARGV[2] .. 'x'
+  if owner ~= ARGV[1] or (id or '') ~= ARGV[2] then
+    -- No owner token begins with this byte, so that nobody's commands match a kept key.
+    if may_come_twice and owner == '\1' .. ARGV[1] and (id or '') == ARGV[2] then return {3} end
+    if owner then return {-3, told} end
+    local is_ended = state == 'x' and id == ARGV[2]
+    -- A second release of this token, whose first reply was lost.
+    if is_ended and may_come_twice and (ARGV[2] ~= '' or counter == ARGV[4]) then return {3} end
+    -- pcall: when memory is short, a late acquire finds no mark, and what it takes ends with its TTL.
+    if mine and ARGV[2] ~= '' and not is_ended then redis.pcall('SET', KEYS[2], mine, 'KEEPTTL') end
+    return {-1, told}
+  end
+  if keep then
+    -- When memory is short, a SET is refused unless the script has written before.
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])
+    redis.call('SET', KEYS[1], '\1' .. ARGV[1], 'PX', ARGV[5])
+  end
+  if mine and (ARGV[2] ~= '' or may_come_twice and counter == ARGV[4]) then
+    if not keep then redis.call('DEL', KEYS[1]) end
+    redis.call('SET', KEYS[2], mine, 'KEEPTTL')
+  end
 end
-if keep > 0 then
-  -- When memory is short, a SET is refused unless the script has written before.
-  redis.call('PEXPIRE', KEYS[1], keep)
-  redis.call('SET', KEYS[1], '\1' .. ARGV[1], 'PX', keep)
-else
-  redis.call('DEL', KEYS[1])
-end
-if ARGV[2] ~= '' or (may_come_twice and counter == ARGV[4]) then redis.call('SET', KEYS[2], counter .. ' ' .. ARGV[2] .. 'x', 'KEEPTTL') end
-if ARGV[3] ~= '' and keep == 0 then
+if keep then return {3} end
+redis.call('DEL', KEYS[1])
+if ARGV[3] ~= '' then
   -- pcall: a user without the right to publish can still release.
   local heard = redis.pcall('PUBLISH', ARGV[3], ARGV[6])
   if type(heard) == 'table' then return {5} end
