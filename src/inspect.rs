@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 
 use crate::{
     keeper::Keeper,
-    node::{Answer, Command, KeyState, SendLog},
+    node::{Answer, Command, KeyState, SendLog, tally::Shortage},
     types::{
         attempt_id::AttemptId,
-        error::{Error, NodeError, Result},
+        error::{NodeError, Result},
         ticket::LockTicket,
         token::{FencingToken, OwnerToken},
     },
@@ -193,8 +193,8 @@ pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> 
     let errors: Vec<NodeError> = votes.iter().filter_map(|vote| vote.error().cloned()).collect();
     let reached = votes.len() - errors.len();
     if reached < quorum {
-        let key = send_log.key.name.to_string();
-        return Err(Error::Unavailable { key, needed: quorum, reached, nodes: errors, unheard: 0 });
+        let shortage = Shortage { needed: quorum, reached, errors, unheard: 0 };
+        return Err(shortage.error(&send_log.key.name));
     }
     Ok(LockStatus { holder: holder(&votes, quorum), votes })
 }

@@ -18,7 +18,7 @@ use crate::{
         outage::Health,
         quorum::Quorum,
     },
-    node::{Answer, Command, Touch, round::Reply},
+    node::{Answer, Command, Touch, round::Reply, tally::Tally},
     types::error::{Error, NodeError, Result},
 };
 
@@ -37,7 +37,7 @@ pub(super) struct Election<'a> {
     asked: Vec<bool>,
     reports: Vec<Report>,
     refusals: Vec<Refused>,
-    errors: Vec<NodeError>,
+    tally: Tally,
 }
 
 /// A node's refusal.
@@ -65,7 +65,7 @@ impl<'a> Election<'a> {
             asked: vec![false; count],
             reports: vec![Report::Awaited; count],
             refusals: Vec::new(),
-            errors: Vec::new(),
+            tally: Tally::new(count),
         }
     }
 
@@ -102,6 +102,7 @@ impl<'a> Election<'a> {
     }
 
     fn ask(&mut self, nodes: &[usize]) {
+        // Rule 5: the clock is read before there is a command, and a node starts the TTL later, so that the guard ends first.
         let (ttl, sent) = (self.spec.ttl, clock::now());
         self.claim.expect_until(ttl);
         let acquire = Command::Acquire { ttl, proposal: self.proposal };
@@ -151,7 +152,7 @@ impl<'a> Election<'a> {
             ((0..self.reports.len()).filter(awaited).collect::<Vec<_>>(), self.began.elapsed());
         for node in silent {
             self.reports[node] = Report::Out;
-            self.errors.push(self.nodes.node(node).no_answer(waited));
+            self.tally.note::<Answer>(node, Err(self.nodes.node(node).no_answer(waited)));
         }
     }
 
@@ -159,7 +160,10 @@ impl<'a> Election<'a> {
     /// may have restarted without memory.
     fn are_connected(&mut self) -> bool {
         let void = self.claim.void_cut_off();
-        void.iter().for_each(|&node| self.reports[node] = Report::Out);
+        for &node in &void {
+            self.reports[node] = Report::Out;
+            self.tally.forget(node);
+        }
         void.is_empty()
     }
 
@@ -172,10 +176,7 @@ impl<'a> Election<'a> {
 
     fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
         self.reports[node] = Report::Out;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => return self.errors.push(error),
-        };
+        let Some(answer) = self.tally.note(node, answer) else { return };
         self.claim.note(node, sent, self.spec.ttl, &answer);
         match answer {
             Answer::Granted { token } | Answer::Ours { token, .. } => {
@@ -194,6 +195,8 @@ impl<'a> Election<'a> {
     /// Turns the votes into a held lock, if there is something left of them.
     fn hold(mut self, token: u64) -> Result<ClaimGuard, Refusal> {
         let terms = Grant { token, ttl: self.spec.ttl, began: self.began };
+        // Rules 3 and 5: if the votes came too late, or the manager is closed, this drops the claim guard, which gives the
+        // votes back.
         hold(self.armed.keeper(), &self.claim, terms, &self.spec.caller)?;
         if !self.claim.send_log.id.is_empty() {
             self.mark_held(token);
@@ -231,30 +234,17 @@ impl<'a> Election<'a> {
         self.refusals.len() > self.reports.len() - self.quorum
     }
 
-    /// How many nodes granted or refused.
-    fn reached(&self) -> usize {
-        let told = self.reports.iter().filter(|report| report.told().is_some()).count();
-        told + self.refusals.len()
-    }
-
     fn health(&self) -> Health {
-        Health::of(self.reports.len(), self.reached(), &self.errors)
+        Health::of(self.tally.shortage())
     }
 
     /// Why there is no majority: held, if the refusals alone rule it out, else unavailable.
-    fn refused(&mut self) -> Refusal {
+    fn refused(&self) -> Refusal {
         if self.is_contended() {
             return self.contended();
         }
-        let (reached, health) = (self.reached(), self.health());
-        let error = Error::Unavailable {
-            key: self.claim.key().to_owned(),
-            needed: self.quorum,
-            reached,
-            unheard: self.reports.len() - reached - self.errors.len(),
-            nodes: std::mem::take(&mut self.errors),
-        };
-        Refusal { error, is_brief: false, health }
+        let error = self.tally.shortage().error(self.claim.key());
+        Refusal { error, is_brief: false, health: self.health() }
     }
 
     fn contended(&self) -> Refusal {
@@ -269,7 +259,7 @@ impl<'a> Election<'a> {
 
     /// How long until enough of the keys in the way have expired, if their holders do nothing about it.
     fn free_in(&self) -> Option<Duration> {
-        let known = self.refusals.len() + self.errors.len();
+        let known = self.refusals.len() + self.tally.shortage().errors.len();
         let unknown = self.reports.len().saturating_sub(known);
         let missing = self.quorum.saturating_sub(unknown).max(1);
         let mut ends: Vec<_> = self

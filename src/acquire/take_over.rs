@@ -20,6 +20,7 @@ use crate::{
     node::{
         Answer, Command, KeyState, SendLog, Touch,
         round::{Reply, Round},
+        tally::Tally,
     },
     types::{
         attempt_id::AttemptId,
@@ -64,11 +65,13 @@ async fn look(
         let look = async move { ask.client(node).ask(&send_log, Command::Inspect).await };
         round.push(node, sent, look);
     }
-    let (mut ours, mut answers, mut silent) = (Vec::new(), 0, Silent::all(keeper));
+    let (mut ours, mut tally) = (Vec::new(), Tally::new(nodes));
     while let Some(Reply { node, answer, .. }) = round.next().await {
-        silent.has_spoken(node, answer.as_ref().err());
-        let Ok(Answer::Seen(KeyState { value, token, id, is_held, .. })) = answer else { continue };
-        answers += 1;
+        let Some(Answer::Seen(KeyState { value, token, id, is_held, .. })) =
+            tally.note(node, answer)
+        else {
+            continue;
+        };
         if value.as_ref() == Some(owner) {
             ours.push(Seen { token, id, is_held });
         }
@@ -77,12 +80,11 @@ async fn look(
             let is_held = alike.iter().any(|seen| seen.is_held);
             return Ok(Some(Seen { is_held, ..alike[0] }));
         }
-        if answers - alike.len() > nodes - quorum {
+        if tally.reached() - alike.len() > nodes - quorum {
             return Ok(None);
         }
     }
-    let (key, nodes) = (key.name.to_string(), silent.errors(keeper, sent));
-    Err(Error::Unavailable { key, needed: quorum, reached: answers, nodes, unheard: 0 })
+    Err(unavailable(keeper, tally, &key.name, sent))
 }
 
 fn most_alike(seen: &[Seen]) -> Vec<Seen> {
@@ -103,28 +105,11 @@ async fn attempt_of(
     seen.map(|seen| seen.id).ok_or_else(|| Error::NotHeld { key: key.name.to_string() })
 }
 
-/// The nodes of a round that have not answered yet, and the errors of those that have failed.
-struct Silent {
-    nodes: Vec<usize>,
-    errors: Vec<NodeError>,
-}
-
-impl Silent {
-    fn all(keeper: &Keeper) -> Self {
-        Self { nodes: (0..keeper.quorum.len()).collect(), errors: Vec::new() }
-    }
-
-    fn has_spoken(&mut self, node: usize, error: Option<&NodeError>) {
-        self.nodes.retain(|silent| *silent != node);
-        self.errors.extend(error.cloned());
-    }
-
-    /// What went wrong at the nodes, if none that is silent is waited for any longer.
-    fn errors(self, keeper: &Keeper, since: Instant) -> Vec<NodeError> {
-        let waited = clock::now() - since;
-        let silent = self.nodes.iter().map(|&node| keeper.quorum.node(node).no_answer(waited));
-        self.errors.into_iter().chain(silent).collect()
-    }
+/// That too few nodes were heard, if none that is silent is waited for any longer.
+fn unavailable(keeper: &Keeper, mut tally: Tally, key: &str, since: Instant) -> Error {
+    let waited = clock::now() - since;
+    tally.blame_silent(|node| keeper.quorum.node(node).no_answer(waited));
+    tally.shortage().error(key)
 }
 
 /// Extends the lock that an owner holds already. `None`: it holds none that can be shared.
@@ -215,7 +200,7 @@ struct Proof {
     round: Round<Result<Answer, NodeError>>,
     proven: usize,
     refused: usize,
-    silent: Silent,
+    tally: Tally,
     sent: Instant,
 }
 
@@ -234,9 +219,9 @@ impl Proof {
             let adopt = Command::Touch { ttl: Some(ttl), token, mode: Touch::Adopt };
             round.push(node, sent, nodes.ask(node, claim, adopt));
         }
-        let (claim, quorum, silent) = (claim.clone(), nodes.needed(), Silent::all(keeper));
+        let (claim, quorum, tally) = (claim.clone(), nodes.needed(), Tally::new(nodes.len()));
         let nodes = nodes.len();
-        Self { claim, token, ttl, quorum, nodes, round, proven: 0, refused: 0, silent, sent }
+        Self { claim, token, ttl, quorum, nodes, round, proven: 0, refused: 0, tally, sent }
     }
 
     async fn wait(&mut self, keeper: &Keeper) -> Result<()> {
@@ -245,17 +230,8 @@ impl Proof {
                 return Err(Error::NotHeld { key: self.claim.key().to_owned() });
             }
             let Some(reply) = self.round.next().await else {
-                let key = self.claim.key().to_owned();
-                let reached = self.proven + self.refused;
-                let silent = std::mem::replace(&mut self.silent, Silent::all(keeper));
-                let nodes = silent.errors(keeper, self.sent);
-                return Err(Error::Unavailable {
-                    key,
-                    needed: self.quorum,
-                    reached,
-                    nodes,
-                    unheard: 0,
-                });
+                let (tally, key) = (self.tally.clone(), self.claim.key());
+                return Err(unavailable(keeper, tally, key, self.sent));
             };
             self.note(reply);
         }
@@ -263,18 +239,17 @@ impl Proof {
     }
 
     fn note(&mut self, Reply { node, sent, answer }: Reply<Result<Answer, NodeError>>) {
-        self.silent.has_spoken(node, answer.as_ref().err());
+        let Some(answer) = self.tally.note(node, answer) else { return };
         match answer {
             // Ours, but not beside this token: it is no proof, but it is to be released with the rest.
-            Ok(Answer::Ours { token, .. }) if token != self.token => self.refused += 1,
+            Answer::Ours { token, .. } if token != self.token => self.refused += 1,
             // Whoever shares it has released it, so that it ends on the others too, and for this guard if there is one.
-            Ok(Answer::Ended) => {
+            Answer::Ended => {
                 self.claim.note(node, sent, self.ttl, &Answer::Ended);
                 self.refused = self.nodes;
             }
-            Ok(answer) if self.claim.note(node, sent, self.ttl, &answer) => self.proven += 1,
-            Ok(_) => self.refused += 1,
-            Err(_) => {}
+            answer if self.claim.note(node, sent, self.ttl, &answer) => self.proven += 1,
+            _ => self.refused += 1,
         }
     }
 

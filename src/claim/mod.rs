@@ -155,6 +155,8 @@ impl Claim {
     /// Turns the claim into a held lock, if a majority supports it yet. Returns whether it does.
     pub(crate) fn hold(&self, token: u64, ttl: Duration, span: Span) -> bool {
         let mut state = lock(&self.state);
+        // Rule 5: time has run since before the first byte, so that a majority must still last now. A vote for a chosen
+        // owner counts only beside the token: another guard may have released the lock there.
         let since = clock::now();
         if !self.send_log.id.is_empty() {
             state.votes.iter_mut().for_each(|vote| vote.count_beside(token));
@@ -341,6 +343,9 @@ impl State {
     }
 
     /// Counts the votes anew. Returns whether that changes anything for those who watch.
+    ///
+    /// Rules 4 and 6: the deadline is the last at which a majority of the configured nodes holds. Fewer votes than that
+    /// are the loss, at once and for ever. Silence takes no vote away; only a no does.
     fn recount(&mut self, quorum: usize) -> bool {
         let supported = self.supported(quorum);
         let Some(held) = self.held.as_mut().filter(|held| held.lost.is_none()) else {

@@ -19,6 +19,8 @@ use crate::{
 impl Claim {
     /// Ends everything but the release: from here on nothing else is sent.
     pub(crate) fn withdraw(&self) {
+        // Rule 7: the flag is set before votes and send log are read, and `SendLog::begin` reads it under the lock under
+        // which it notes a command. So a command is either seen below or never sent.
         self.send_log.withdraw();
         let mut state = lock(&self.state);
         if state.release.is_none() {
@@ -47,6 +49,9 @@ impl Claim {
     }
 
     /// Whether a node may hold a key that this claim must delete.
+    ///
+    /// Rule 3: a node is left out only if it said no, and nothing that was sent there is unanswered or was overlapped.
+    /// Silence may mean a key. A lock that was not adopted yet is another guard's, and is not released.
     fn must_release(&self, node: usize, was_held: bool, vote: &Vote) -> bool {
         let is_ours = was_held || self.origin == Origin::Own;
         let is_clear = vote.is_refusal() && self.send_log.is_answered(node);

@@ -2,7 +2,7 @@
 
 use crate::{
     metrics,
-    node::Released,
+    node::{Released, tally::Shortage},
     types::{
         error::{Error, NodeError, Result},
         validity::quorum,
@@ -149,13 +149,13 @@ impl Release {
 
     /// That no majority has answered, and why.
     pub(crate) fn unavailable(&self, key: &str) -> Error {
-        Error::Unavailable {
-            key: key.to_owned(),
+        Shortage {
             needed: quorum(self.nodes.len()),
             reached: self.count(NodeRelease::Deleted) + self.count(NodeRelease::NotOurs),
-            nodes: self.errors.iter().map(|(_, error)| error.clone()).collect(),
+            errors: self.errors.iter().map(|(_, error)| error.clone()).collect(),
             unheard: 0,
         }
+        .error(key)
     }
 
     /// Notes that nothing goes on with it. Returns whether that is new, and left something undone.

@@ -14,6 +14,7 @@ use pin_project::pin_project;
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
+    task::yield_now,
 };
 
 use crate::{
@@ -62,6 +63,15 @@ impl Background {
         match self {
             Self::Callers => Handle::try_current().ok(),
             Self::Dedicated(dedicated) => dedicated.runtime().ok(),
+        }
+    }
+
+    /// Lets a task of the background's begin that was woken just now, before the caller goes on and may block its thread:
+    /// on a runtime of the caller's, what a task wakes waits in a slot of its own worker, where no other worker looks for
+    /// something to do.
+    pub(crate) async fn let_begin(&self) {
+        if matches!(self, Self::Callers) {
+            yield_now().await;
         }
     }
 

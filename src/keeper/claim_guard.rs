@@ -87,6 +87,8 @@ impl ClaimGuard {
 impl Drop for ClaimGuard {
     fn drop(&mut self) {
         let Some(claim) = self.claim.take() else { return };
+        // Rules 1, 7 and 8: from the withdrawal on no claiming command can follow. What no node can hold leaves the
+        // ledger; everything else is released, and stays in the ledger until it is.
         claim.withdraw();
         if claim.to_release().is_empty() {
             self.keeper.ledger.strike(&claim);

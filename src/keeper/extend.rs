@@ -53,6 +53,8 @@ pub(crate) async fn extend_once(
     keeper.start();
     check_held(claim)?;
     let (nodes, quorum) = (&keeper.quorum, keeper.quorum.needed());
+    // Rule 5: the claim's end is moved and the clock is read before anything is sent. An extend creates no key, and only a
+    // majority of yeses is a success: a minority's cannot move the deadline.
     let touch = claim.touch(ttl, Touch::Extend);
     let (mut round, sent) = (Round::new(), clock::now());
     for node in 0..nodes.len() {

@@ -33,7 +33,7 @@ use self::{
     task::{Presence, run},
 };
 use crate::{
-    claim::{Claim, Release},
+    claim::{Claim, Release, origin::Renewal},
     host::{sync::lock, tasks},
     node::Node,
     types::{
@@ -118,6 +118,13 @@ impl Keeper {
     pub(crate) fn watch(self: &Arc<Self>, claim: &Arc<Claim>) {
         if claim.renewal().is_some() {
             self.send(Work::Watch(claim.clone()));
+        }
+    }
+
+    /// Lets the background see a lock that it is to renew.
+    pub(crate) async fn let_renewal_begin(&self, renewal: Option<&Renewal>) {
+        if renewal.is_some() {
+            self.settings.background.let_begin().await;
         }
     }
 

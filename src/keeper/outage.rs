@@ -6,11 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     node::tally::Shortage,
-    types::{
-        error::{Error, NodeError},
-        retry::below,
-        validity::quorum,
-    },
+    types::{error::Error, retry::below},
 };
 
 /// What a round says of the nodes.
@@ -36,9 +32,10 @@ pub(crate) struct Outage {
 }
 
 impl Health {
-    /// Judges a round of so many nodes, of which `reached` granted or refused and others failed.
-    pub(crate) fn of(nodes: usize, reached: usize, errors: &[NodeError]) -> Self {
-        let needed = quorum(nodes);
+    /// Judges a round by whom it has reached so far.
+    pub(crate) fn of(shortage: Shortage) -> Self {
+        let Shortage { needed, reached, errors, unheard } = &shortage;
+        let nodes = reached + errors.len() + unheard;
         let is_ruled_out = |failed: usize| failed > nodes - needed;
         let lasting = errors.iter().filter(|error| error.is_lasting()).count();
         if reached >= needed {
@@ -46,8 +43,7 @@ impl Health {
         } else if is_ruled_out(lasting) {
             Self::Unfit
         } else if is_ruled_out(errors.len()) {
-            let unheard = nodes.saturating_sub(reached + errors.len());
-            Self::Out(Box::new(Shortage { needed, reached, errors: errors.to_vec(), unheard }))
+            Self::Out(Box::new(shortage))
         } else {
             Self::Unknown
         }
@@ -65,8 +61,9 @@ impl Health {
 impl From<&Error> for Health {
     fn from(error: &Error) -> Self {
         match error {
-            Error::Unavailable { reached, nodes, unheard, .. } => {
-                Self::of(reached + nodes.len() + unheard, *reached, nodes)
+            Error::Unavailable { needed, reached, nodes, unheard, .. } => {
+                let (needed, reached, unheard) = (*needed, *reached, *unheard);
+                Self::of(Shortage { needed, reached, errors: nodes.clone(), unheard })
             }
             // A majority granted it.
             Error::ValidityExpired { .. } => Self::Answering,
@@ -90,6 +87,7 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::types::{error::NodeError, validity::quorum};
 
     fn errors(passing: usize, lasting: usize) -> Vec<NodeError> {
         let error = || NodeError::new(&"a:1".into(), io::Error::other("no"));
@@ -97,34 +95,39 @@ mod tests {
         passing.chain((0..lasting).map(|_| error().lasting())).collect()
     }
 
+    fn health(nodes: usize, reached: usize, errors: &[NodeError]) -> Health {
+        let (needed, unheard) = (quorum(nodes), nodes - reached - errors.len());
+        Health::of(Shortage { needed, reached, errors: errors.to_vec(), unheard })
+    }
+
     #[test]
     fn a_majority_of_answers_is_no_outage() {
-        assert!(matches!(Health::of(3, 2, &errors(1, 0)), Health::Answering));
-        assert!(matches!(Health::of(1, 1, &[]), Health::Answering));
+        assert!(matches!(health(3, 2, &errors(1, 0)), Health::Answering));
+        assert!(matches!(health(1, 1, &[]), Health::Answering));
     }
 
     #[test]
     fn one_answer_does_not_hide_that_the_others_fail() {
-        let Health::Out(shortage) = Health::of(3, 1, &errors(2, 0)) else { panic!("an outage") };
+        let Health::Out(shortage) = health(3, 1, &errors(2, 0)) else { panic!("an outage") };
         assert_eq!((shortage.needed, shortage.reached, shortage.unheard), (2, 1, 0));
-        assert!(Health::of(2, 1, &errors(1, 0)).is_out());
+        assert!(health(2, 1, &errors(1, 0)).is_out());
     }
 
     #[test]
     fn one_answer_alone_tells_nothing() {
-        assert!(!Health::of(3, 1, &errors(1, 0)).is_known());
+        assert!(!health(3, 1, &errors(1, 0)).is_known());
     }
 
     #[test]
     fn what_is_not_mended_by_waiting_is_no_outage_where_it_rules_a_majority_out() {
-        assert!(matches!(Health::of(3, 0, &errors(1, 2)), Health::Unfit));
-        assert!(Health::of(3, 0, &errors(2, 1)).is_out());
+        assert!(matches!(health(3, 0, &errors(1, 2)), Health::Unfit));
+        assert!(health(3, 0, &errors(2, 1)).is_out());
     }
 
     #[test]
     fn only_an_outage_is_out_and_only_too_few_tell_nothing() {
         let all = [(2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0)]
-            .map(|(reached, passing, lasting)| Health::of(3, reached, &errors(passing, lasting)));
+            .map(|(reached, passing, lasting)| health(3, reached, &errors(passing, lasting)));
         assert_eq!(all.each_ref().map(Health::is_out), [false, true, false, false]);
         assert_eq!(all.each_ref().map(Health::is_known), [true, true, true, false]);
     }

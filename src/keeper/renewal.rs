@@ -238,6 +238,8 @@ impl Batch {
     async fn heal(self) {
         let (mut round, Self { nodes, quorum, items, .. }) = (Round::new(), self);
         for (place, item) in items.iter().enumerate() {
+            // Rule 5: the deadline of before the round. After it, whoever found the lock ended may have taken it elsewhere, and
+            // a key put back would be in its way.
             let is_in_time = item.deadline.is_some_and(|deadline| clock::now() < deadline);
             if item.confirmed < quorum || !is_in_time || item.claim.judge().is_err() {
                 continue;

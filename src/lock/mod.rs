@@ -5,4 +5,5 @@ pub(crate) mod options;
 pub(crate) mod request;
 pub(crate) mod set;
 pub(crate) mod set_request;
+mod take;
 pub(crate) mod watch;

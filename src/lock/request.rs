@@ -8,23 +8,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 #[cfg(doc)]
 use crate::Error;
 use crate::{
-    acquire::{
-        self,
-        attempt::attempt,
-        spec::{AskOrder, LockSpec},
-    },
-    claim::origin::Origin,
-    host::tasks::let_renewal_begin,
-    keeper::{Keeper, claim_guard::ClaimGuard},
+    acquire::{attempt::attempt, spec::AskOrder},
+    keeper::Keeper,
     lock::{guard::LockGuard, options::Options, watch::check_work},
-    metrics::{self, Acquiring},
-    types::{error::Result, event::RenewalEvent, key::Key, retry::Retry, token::OwnerToken},
+    metrics::Acquiring,
+    types::{error::Result, event::RenewalEvent, retry::Retry, token::OwnerToken},
 };
 
 /// A lock about to be taken: made by [`LockManager::lock`](crate::LockManager::lock), ended by
@@ -44,9 +37,9 @@ use crate::{
 #[derive(Clone)]
 #[must_use = "a request takes no lock before it is awaited"]
 pub struct LockRequest {
-    keeper: Arc<Keeper>,
-    key: String,
-    options: Options,
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) key: String,
+    pub(super) options: Options,
 }
 
 impl LockRequest {
@@ -273,7 +266,7 @@ impl LockRequest {
         record.attempts = u32::from(result.is_err());
         record.end(result.as_ref().err());
         let armed = result?;
-        let_renewal_begin(armed.claim().renewal()).await;
+        self.keeper.let_renewal_begin(armed.claim().renewal()).await;
         Ok(Self::hand_over(self.options.min_hold, armed))
     }
 
@@ -344,61 +337,6 @@ impl LockRequest {
         let value = guard.while_held(work(&guard)).await?;
         check_work(guard.release().await)?;
         Ok(value)
-    }
-
-    /// Refuses what cannot work.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.key()?;
-        self.options.check(&self.keeper.settings)
-    }
-
-    fn key(&self) -> Result<Key> {
-        let Keeper { settings, .. } = &*self.keeper;
-        self.keeper.key(self.key.clone(), settings.fencing(self.options.unfenced))
-    }
-
-    /// Acquires for a caller who waits since then.
-    pub(crate) fn acquire_since(
-        self,
-        began: Instant,
-    ) -> impl Future<Output = Result<LockGuard>> + Send {
-        self.take(false, Some(began))
-    }
-
-    async fn take(self, joins: bool, began: Option<Instant>) -> Result<LockGuard> {
-        let began = began.unwrap_or_else(Instant::now);
-        let spec = self.spec(joins)?;
-        let Options { wait_timeout, retry, min_hold, .. } = self.options;
-        let limits = acquire::Limits { began, wait_timeout, retry };
-        let armed = acquire::acquire(&self.keeper, spec, limits).await?;
-        // Whoever gives up while this yields would release a joined lock under those who share it.
-        if armed.claim().origin == Origin::Own {
-            let_renewal_begin(armed.claim().renewal()).await;
-        }
-        Ok(Self::hand_over(min_hold, armed))
-    }
-
-    /// Hands a lock that was taken to the caller. Only from here on it is kept for its shortest hold: what comes to
-    /// nothing before leaves nothing behind.
-    fn hand_over(min_hold: Duration, armed: ClaimGuard) -> LockGuard {
-        armed.claim().keep_for(min_hold);
-        LockGuard::new(armed)
-    }
-
-    /// Checks everything before anything is sent.
-    fn spec(&self, joins: bool) -> Result<LockSpec> {
-        self.check_spec(joins).inspect_err(metrics::refused)
-    }
-
-    fn check_spec(&self, joins: bool) -> Result<LockSpec> {
-        let key = Arc::new(self.key()?);
-        self.options.check(&self.keeper.settings)?;
-        self.keeper.check_runtime()?;
-        self.keeper.check_open()?;
-        self.keeper.start();
-        let (renewal, caller) = (self.options.renewal().cloned(), Span::current());
-        let Options { ttl, owner, .. } = &self.options;
-        Ok(LockSpec { key, ttl: *ttl, owner: owner.clone(), joins, renewal, caller })
     }
 }
 

@@ -13,7 +13,6 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, Interval, interval};
 
 use crate::{
-    host::tasks::let_renewal_begin,
     keeper::Keeper,
     lock::{options::Options, request::LockRequest, set::LockSet, watch::check_work},
     types::{
@@ -281,7 +280,7 @@ impl LockSetRequest {
     async fn complete(&self, set: LockSet) -> Result<LockSet> {
         set.check()?;
         set.begin(self.options.min_hold, self.options.renewal());
-        let_renewal_begin(self.options.renewal()).await;
+        self.keeper.let_renewal_begin(self.options.renewal()).await;
         Ok(set)
     }
 }

@@ -133,6 +133,8 @@ impl Store {
         send_log: &SendLog,
         command: Command,
     ) -> Result<Answer, NodeError> {
+        // Rule 7: this lock is the node's lane. A release takes it too, so that a claiming command is carried out before it or
+        // not at all.
         let mut kept = lock(&self.kept);
         if command.claims() && !send_log.carry_out(node) {
             return Err(NodeError::new(&self.name, Failure::Withdrawn));

@@ -43,6 +43,20 @@ impl Tally {
         answer
     }
 
+    /// Takes back what a node has said.
+    pub(crate) fn forget(&mut self, node: usize) {
+        self.heard[node] = Heard::Nothing;
+    }
+
+    /// Notes that the nodes which have said nothing did not do so in time.
+    pub(crate) fn blame_silent(&mut self, blame: impl Fn(usize) -> NodeError) {
+        for (node, heard) in self.heard.iter_mut().enumerate() {
+            if matches!(heard, Heard::Nothing) {
+                *heard = Heard::Failure(blame(node));
+            }
+        }
+    }
+
     pub(crate) fn quorum(&self) -> usize {
         quorum(self.heard.len())
     }

@@ -86,6 +86,8 @@ pub(crate) fn millis(ttl: Duration) -> u64 {
 }
 
 /// The `quorum`-th largest of the votes' deadlines: until then a majority of them holds.
+///
+/// Rules 4 and 5: a later one would rely on fewer nodes than any other majority must meet.
 pub(crate) fn supported_by(
     quorum: usize,
     deadlines: impl Iterator<Item = Instant>,

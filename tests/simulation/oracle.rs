@@ -187,10 +187,8 @@ impl Oracle {
         let Lock { key, attempt, token } = got.clone();
         let is_unfenced = guard.fencing_token().is_none();
         self.check(is_unfenced == self.plan.unfenced, || format!("{key}: a token of {token}"));
-        self.trace.note(
-            &process.name,
-            format_args!("got {key} {} T {}", guard.owner_token(), short(token)),
-        );
+        let owner = guard.owner_token();
+        self.trace.note(&process.name, format_args!("got {key} {owner} T {}", short(token)));
         lock(&self.state).guards.push(Held {
             process: process.clone(),
             lock: got,

@@ -295,6 +295,8 @@ impl Shared {
                 return Ok(None);
             }
         };
+        // Rules 2, 3 and 7: the send log is asked, and the command noted there, before the poll that queues it, all under
+        // the lane's lock. A withdrawal before that forbids the command; a release after it stands behind it.
         let mut fates = Few::with_capacity(outgoing.len());
         let mut cmds = Few::with_capacity(outgoing.len());
         let quarantine = line.quarantine();
@@ -322,10 +324,11 @@ impl Shared {
         if let Some(early) = early {
             return Ok(Some(Batch { line, early, fates }));
         }
-        // The connection has ended, in most cases while nothing was under way: another may be tried. Rule 3: but it may have
-        // ended after it took the commands, so that the node is asked to release.
+        // The connection had ended while nothing was under way: another may be tried. Rule 3: what ends at its first poll
+        // never entered the connection's queue, so that it needs no release. (Only a driver on another thread that takes
+        // it, writes it and fails, all during this poll, could do otherwise; then the TTL ends it.)
         let claims = fates.iter().filter_map(Fate::claim);
-        claims.for_each(|send_log| send_log.end(self.index, &line, End::Doubtful));
+        claims.for_each(|send_log| send_log.end(self.index, &line, End::Void));
         let failures = line.retire();
         *state = State::Down { failures, since: Instant::now(), cause: Failure::NotConnected };
         drop(state);

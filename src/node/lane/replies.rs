@@ -19,6 +19,8 @@ impl Shared {
         batch: &Batch<'_>,
         replies: Replies,
     ) -> Result<Few<Result<Value, Failure>>, Failure> {
+        // Rule 3: what a broken connection has carried out nobody knows. Its commands stay unanswered in their send logs, so
+        // that the node is asked to release them.
         let replies = replies.inspect_err(|error| {
             if error.is_unrecoverable_error() {
                 self.retire(&batch.line, Blame::Connection, error.clone().into());
