@@ -43,7 +43,7 @@ fn of_node(site: &Site, node: &Surveyed) -> Vec<Finding> {
                 servers.flat_map(|server| of_server(site, node, server)).collect();
             findings.extend(fsync(node, facts));
             findings.extend(unchecked(site, node, facts));
-            findings.extend(rights::judge(&site.key_prefix, &node.name, &facts.rights));
+            findings.extend(rights::judge(site, &node.name, &facts.rights));
             findings
         }
     }
@@ -172,6 +172,7 @@ mod tests {
     use super::*;
     use crate::node::{Clock, Missing, Rights};
     use crate::preflight::among::OURS;
+    use crate::types::fencing::Fencing;
 
     /// A server with which nothing is wrong.
     fn sound(run_id: &str) -> ServerFacts {
@@ -198,7 +199,12 @@ mod tests {
     }
 
     fn site(nodes: Vec<Surveyed>) -> Site {
-        Site { nodes, has_quarantine: false, key_prefix: String::new() }
+        Site {
+            nodes,
+            has_quarantine: false,
+            key_prefix: String::new(),
+            fencing: Fencing::default(),
+        }
     }
 
     fn one(change: impl FnOnce(&mut ServerFacts)) -> Vec<Finding> {

@@ -199,7 +199,8 @@ pub(crate) async fn run(keeper: &Keeper) -> Preflight {
     };
     let nodes = join_all((0..quorum.len()).map(survey)).await;
     let key_prefix = settings.key_prefix.clone();
-    Preflight { findings: judge(&Site { nodes, has_quarantine, key_prefix }) }
+    let fencing = settings.fencing(settings.unfenced);
+    Preflight { findings: judge(&Site { nodes, has_quarantine, key_prefix, fencing }) }
 }
 
 #[expect(clippy::expect_used, reason = "only the length of the name could be wrong")]

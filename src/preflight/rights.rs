@@ -3,14 +3,15 @@
 use super::{
     Finding,
     checks::{KEYS_UNCHECKED, NOTICE_RIGHTS, PING_RIGHT, RIGHTS, RIGHTS_UNCHECKED},
+    site::Site,
 };
 use crate::{
     node::{Missing, Rights},
-    types::{fencing::Fencing, key::Key},
+    types::key::Key,
 };
 
 /// What is wrong with the rights of the user at a node.
-pub(crate) fn judge(key_prefix: &str, node: &str, rights: &Rights) -> Vec<Finding> {
+pub(crate) fn judge(site: &Site, node: &str, rights: &Rights) -> Vec<Finding> {
     let node = Some(node);
     let missing = match rights {
         Rights::Missing(missing) => missing,
@@ -19,8 +20,8 @@ pub(crate) fn judge(key_prefix: &str, node: &str, rights: &Rights) -> Vec<Findin
         }
     };
     // Without a prefix nobody knows which keys there will be, and the sample says nothing of them.
-    let is_sampled = !key_prefix.is_empty();
-    let patterns = Patterns::new(key_prefix);
+    let is_sampled = !site.key_prefix.is_empty();
+    let patterns = Patterns::new(site);
     let mut findings = Vec::new();
     let commands = missing.which(|command| !NOTICES.contains(&command) && command != "PING");
     if !commands.is_empty() || missing.keys(is_sampled) {
@@ -64,13 +65,16 @@ struct Patterns {
 }
 
 impl Patterns {
-    fn new(prefix: &str) -> Self {
-        let all = Key::new(prefix, "*".to_owned(), Fencing::default());
+    fn new(site: &Site) -> Self {
+        let all = Key::new(&site.key_prefix, "*".to_owned(), site.fencing);
         let [fence, channel, lock] = all.map_or_else(
             |_| Default::default(),
-            |key| [key.fence_name().to_owned(), key.channel, key.lock],
+            |key| {
+                let fence = key.fence.map_or_else(String::new, |fence| format!(" ~{}", fence.name));
+                [fence, key.channel, key.lock]
+            },
         );
-        Self { keys: format!("~{lock} ~{fence}"), channels: format!("&{lock}:released &{channel}") }
+        Self { keys: format!("~{lock}{fence}"), channels: format!("&{lock}:released &{channel}") }
     }
 }
 

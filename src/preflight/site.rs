@@ -1,7 +1,10 @@
 //! What a survey of the nodes has found, before it is judged.
 
 use super::Finding;
-use crate::node::{Facts, ServerFacts};
+use crate::{
+    node::{Facts, ServerFacts},
+    types::fencing::Fencing,
+};
 
 /// The nodes of a manager, and what of its settings matters to them.
 #[derive(Debug)]
@@ -10,6 +13,8 @@ pub(crate) struct Site {
     /// Whether a node that has restarted does not vote at first.
     pub(crate) has_quarantine: bool,
     pub(crate) key_prefix: String,
+    /// Whether locks have counters, to which the user needs rights.
+    pub(crate) fencing: Fencing,
 }
 
 /// A node that was asked about itself.

@@ -271,6 +271,22 @@ async fn keys_and_channels_out_of_bounds_are_found() {
 }
 
 #[tokio::test]
+async fn an_unfenced_manager_needs_no_rights_to_counters() {
+    let servers = sound_group(1);
+    let commands = ["+info", "+eval", "+evalsha", "+ping", "+get", "+set", "+pttl", "+pexpire"];
+    let more = ["+del", "+publish", "+subscribe", "+unsubscribe"];
+    let unfenced = async |bounds: &[&str]| {
+        let rules = [&["resetchannels"], bounds, &commands, &more].concat();
+        let url = servers[0].user("limited", "secret", &rules);
+        asked(LockManager::single(url).key_prefix("app:").unfenced()).await
+    };
+    let preflight = unfenced(&["~app:*", "&{app:*}:released"]).await;
+    assert!(preflight.findings().is_empty(), "{preflight}");
+    let preflight = unfenced(&["~{app:*}:fence", "&{app:*}:released"]).await;
+    assert!(the_only(&preflight, "rights").advice().ends_with(": ~app:*"), "{preflight}");
+}
+
+#[tokio::test]
 async fn without_a_prefix_bounds_cannot_be_judged() {
     let servers = sound_group(1);
     let url = servers[0].user("limited", "secret", &[readme_rules(), vec!["+info"]].concat());
