@@ -365,9 +365,11 @@ async fn an_acquire_behind_its_own_release_takes_nothing() {
 #[tokio::test]
 async fn an_acquire_behind_its_own_undo_takes_nothing() {
     let site = Site::servers(1);
-    let (server, manager) = (&site.all()[0], site.manager());
+    let server = &site.all()[0];
+    site.learns_the_scripts().await;
+    let manager = site.manager();
     // The first release on a connection goes as text.
-    within(within(ours(&manager).try_acquire()).await.unwrap().release()).await.unwrap();
+    within(manager.lock("warm").try_acquire()).await.unwrap().release().await.unwrap();
     let monitor = Monitor::start(server);
     let guard = within(ours(&manager).try_acquire()).await.unwrap();
     let acquire = scripts_sent(&monitor).remove(0);

@@ -187,14 +187,13 @@ impl Oracle {
         let Lock { key, attempt, token } = got.clone();
         let is_unfenced = guard.fencing_token().is_none();
         self.check(is_unfenced == self.plan.unfenced, || format!("{key}: a token of {token}"));
-        let owner = guard.owner_token();
-        self.trace.note(&process.name, format_args!("got {key} {owner} T {}", short(token)));
-        lock(&self.state).guards.push(Held {
-            process: process.clone(),
-            lock: got,
-            claim: Arc::downgrade(guard.claim()),
-            deadline: now,
-        });
+        self.trace.note(
+            &process.name,
+            format_args!("got {key} {} T {}", guard.owner_token(), short(token)),
+        );
+        let claim = Arc::downgrade(guard.claim());
+        let held = Held { process: process.clone(), lock: got, claim, deadline: now };
+        lock(&self.state).guards.push(held);
         self.exclusion();
         let mut state = lock(&self.state);
         let acquired = state.acquired.entry(key.clone()).or_default();
