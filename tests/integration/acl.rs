@@ -27,6 +27,9 @@ on_servers!(
     with_the_right_to_publish_a_drop_is_announced,
     a_database_needs_the_right_to_select,
     resp3_needs_no_more_rights,
+    an_unfenced_manager_needs_no_rights_to_counters,
+    a_counter_that_may_only_be_read_leaves_no_lock,
+    a_counter_that_may_not_be_set_leaves_no_lock,
 );
 
 /// What every user needs to take, extend, release and look.
@@ -195,6 +198,58 @@ async fn resp3_needs_no_more_rights(site: Site) {
     assert_whole_life(&manager, "k").await;
 }
 
+async fn an_unfenced_manager_needs_no_rights_to_counters(site: Site) {
+    let builder = patient(limited(&site, &with_ping(&["~app:*"]))).key_prefix("app:");
+    let manager = builder.unfenced().build().unwrap();
+    for key in ["k", "with space", "{tag}x"] {
+        assert_whole_life(&manager, key).await;
+    }
+}
+
+async fn a_counter_that_may_only_be_read_leaves_no_lock(site: Site) {
+    let manager = built(limited(&site, &with_ping(&["~k", "%R~{k}:fence"])));
+    assert_leaves_no_lock(&site, &manager).await;
+}
+
+/// Here the script runs, and is refused half-way.
+async fn a_counter_that_may_not_be_set_leaves_no_lock(site: Site) {
+    let manager = built(limited(&site, &no_set_of_counters()));
+    assert_leaves_no_lock(&site, &manager).await;
+    for server in site.all() {
+        server.command(&["SET", "{k}:fence", "7", "PX", "600000"]);
+    }
+    assert_leaves_no_lock(&site, &manager).await;
+    assert!(site.all().iter().all(|server| server.counter("{k}:fence") == Some(7)));
+}
+
+async fn assert_leaves_no_lock(site: &Site, manager: &LockManager) {
+    // A script that fails is not undone, so that nobody else takes the lock back.
+    let error = within(manager.lock("k").try_acquire()).await.unwrap_err();
+    assert!(error.is_unavailable(), "{error:?}");
+    for server in site.all() {
+        eventually("it was refused", async || refusals_of(server, "{k}:fence") > 0).await;
+        assert_eq!(server.lock_keys(), Vec::<String>::new());
+    }
+}
+
+/// A lock cannot be put back without its counter.
+#[tokio::test]
+async fn a_counter_that_may_not_be_set_leaves_no_healed_lock() {
+    let site = Site::servers(3);
+    let manager = built(limited(&site, &with_ping(&["~*"])));
+    let (events, request) = (Events::default(), manager.lock("k").ttl(secs(600)));
+    let request = request.on_renewal(events.listener());
+    let guard = request.auto_renew_every(millis(10)).await.unwrap();
+    site.fills("k").await;
+    let server = &site.all()[1];
+    server.user("limited", "secret", &no_set_of_counters());
+    server.command(&["DEL", "k", "{k}:fence"]);
+    eventually("it could not be put back", async || refusals_of(server, "{k}:fence") > 0).await;
+    events.more_renewals(3).await;
+    assert!(guard.is_valid());
+    assert_eq!(server.get("k"), None);
+}
+
 #[tokio::test]
 async fn each_of_the_least_rights_is_needed() {
     for missing in LEAST {
@@ -248,6 +303,15 @@ async fn assert_released_silently(site: &Site, manager: &LockManager) {
     }
 }
 
+/// How often the server has refused the user something about a key, by its log.
+fn refusals_of(server: &Server, key: &str) -> usize {
+    let log: Vec<HashMap<String, Value>> = server.query(&["ACL", "LOG"]);
+    let is_about = |entry: &&HashMap<String, Value>| {
+        from_redis_value::<String>(entry["object"].clone()).is_ok_and(|object| object == key)
+    };
+    log.iter().filter(is_about).count()
+}
+
 /// How often the server has refused to announce a release, by its log. The client library leaves lines of its own there.
 fn refusals(server: &Server) -> u64 {
     let log: Vec<HashMap<String, Value>> = server.query(&["ACL", "LOG"]);
@@ -271,6 +335,11 @@ fn with_ping<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let channels = if more.contains(&"allchannels") { None } else { Some("resetchannels") };
     let rights = channels.into_iter().chain(LEAST.iter().copied()).chain(["+ping"]);
     rights.chain(more.iter().copied()).collect()
+}
+
+/// The rights of a user who may do all but set a counter.
+fn no_set_of_counters() -> Vec<&'static str> {
+    with_ping(&["~*", "-set", "(+set ~k)"])
 }
 
 /// The rights of a user who may also announce releases.

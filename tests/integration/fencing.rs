@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use redlatch::{FencingToken, LockManager, OwnerToken, Retry};
 use tokio::task::JoinSet;
@@ -17,6 +18,7 @@ everywhere!(
     extending_keeps_the_token,
     tokens_grow_across_an_abandoned_lock,
     a_token_is_not_zero,
+    tokens_grow_over_an_unfenced_lock,
 );
 
 on_servers!(
@@ -24,6 +26,12 @@ on_servers!(
     counters_far_ahead_of_the_clock_are_exceeded,
     tokens_grow_although_all_counters_are_lost,
     a_renewed_lock_keeps_its_token,
+    counters_ahead_of_the_clock_are_kept_over_an_unfenced_lock,
+    a_counter_is_kept_for_the_retention_from_each_use_on,
+    a_counter_is_kept_for_a_day_by_default,
+    a_counter_is_kept_for_twice_a_long_ttl,
+    the_mark_of_a_chosen_owners_lock_shortens_no_counters_life,
+    a_counter_of_no_use_is_left_as_it_is,
 );
 
 async fn tokens_grow_from_holder_to_holder(site: Site) {
@@ -80,6 +88,122 @@ async fn a_token_is_not_zero(site: Site) {
     assert!(guard.fencing_token().get() > 0);
     assert_eq!(u64::from(guard.fencing_token()), guard.fencing_token().get());
     assert_eq!(guard.fencing_token().to_string(), guard.fencing_token().get().to_string());
+}
+
+async fn tokens_grow_over_an_unfenced_lock(site: Site) {
+    let (fenced, unfenced) = (site.manager(), site.builder().unfenced().build().unwrap());
+    let mut last = FencingToken::NONE;
+    for _ in 0..5 {
+        let guard = fenced.lock("k").acquire().await.unwrap();
+        assert!(guard.fencing_token() > last);
+        last = guard.fencing_token();
+        guard.release().await.unwrap();
+        let guard = unfenced.lock("k").acquire().await.unwrap();
+        assert!(guard.fencing_token() < last);
+        guard.release().await.unwrap();
+    }
+}
+
+async fn counters_ahead_of_the_clock_are_kept_over_an_unfenced_lock(site: Site) {
+    preset(&site, &vec![AHEAD; site.all().len()]);
+    let fenced = site.manager().lock("k").await.unwrap();
+    let token = fenced.fencing_token();
+    fenced.release().await.unwrap();
+    let unfenced = site.manager().lock("k").unfenced().await.unwrap();
+    unfenced.extend(secs(60)).await.unwrap();
+    unfenced.release().await.unwrap();
+    let next = site.manager().lock("k").await.unwrap();
+    assert!(next.fencing_token() > token, "{next:?} after {token:?}");
+}
+
+async fn a_counter_is_kept_for_the_retention_from_each_use_on(site: Site) {
+    let retention = secs(3_600);
+    let manager = site.builder().fencing_retention(retention).build().unwrap();
+    let guard = manager.lock("k").await.unwrap();
+    are_kept_for(&site, retention).await;
+    age(&site);
+    guard.extend(secs(600)).await.unwrap();
+    are_kept_for(&site, retention).await;
+    guard.release().await.unwrap();
+    let _renewed = manager.lock("k").auto_renew_every(millis(20)).await.unwrap();
+    site.fills("k").await;
+    age(&site);
+    are_kept_for(&site, retention).await;
+}
+
+async fn a_counter_is_kept_for_a_day_by_default(site: Site) {
+    let _guard = site.manager().lock("k").await.unwrap();
+    are_kept_for(&site, DAY).await;
+}
+
+async fn a_counter_is_kept_for_twice_a_long_ttl(site: Site) {
+    let guard = site.manager().lock("k").ttl(20 * HOUR).await.unwrap();
+    are_kept_for(&site, 40 * HOUR).await;
+    age(&site);
+    guard.extend(23 * HOUR).await.unwrap();
+    are_kept_for(&site, 46 * HOUR).await;
+}
+
+/// The mark is written without a TTL of its own.
+async fn the_mark_of_a_chosen_owners_lock_shortens_no_counters_life(site: Site) {
+    let owner = OwnerToken::new("worker-7").unwrap();
+    let _guard = site.manager().lock("k").owner(owner).ttl(20 * HOUR).await.unwrap();
+    eventually("it is marked as held", async || {
+        let marked = |server: &Server| server.get("{k}:fence").is_some_and(|f| f.ends_with('h'));
+        site.all().iter().all(marked)
+    })
+    .await;
+    are_kept_for(&site, 40 * HOUR).await;
+}
+
+/// An acquire takes the lock before it looks at the counter, and gives it back where that is of no use.
+async fn a_counter_of_no_use_is_left_as_it_is(site: Site) {
+    let command = |args: &[&str]| site.all().iter().for_each(|s| drop(s.command(args)));
+    for write in [
+        &["SET", "{k}:fence", "garbage"][..],
+        &["SET", "{k}:fence", "7 of 9"],
+        &["SET", "{k}:fence", ""],
+        &["SET", "{k}:fence", "9000000000000001"],
+        &["SET", "{k}:fence", "99999999999999999999"],
+        &["HSET", "{k}:fence", "field", "7"],
+    ] {
+        command(&["DEL", "{k}:fence"]);
+        command(write);
+        command(&["PEXPIRE", "{k}:fence", "100000"]);
+        let before: Vec<_> = site.all().iter().map(Server::contents).collect();
+        let manager = site.manager();
+        let error = within(manager.lock("k").ttl(secs(600)).try_acquire()).await.unwrap_err();
+        assert!(error.is_unavailable(), "{write:?}: {error:?}");
+        assert_eq!(within(manager.close()).await, 0);
+        let after: Vec<_> = site.all().iter().map(Server::contents).collect();
+        assert_eq!(after, before, "{write:?}");
+        let left = |server: &Server| server.pttl("{k}:fence");
+        assert!(site.all().iter().all(|s| left(s).is_some_and(|left| left <= secs(100))));
+    }
+}
+
+#[tokio::test]
+async fn a_raise_shortens_no_counters_life() {
+    let site = Site::servers(3);
+    preset(&site, &[AHEAD, AHEAD + 5, AHEAD + 9]);
+    let guard = site.manager().lock("k").ttl(20 * HOUR).await.unwrap();
+    assert_exact(&site, guard.fencing_token());
+    are_kept_for(&site, 40 * HOUR).await;
+}
+
+/// Every server keeps the counter for so long from now on.
+async fn are_kept_for(site: &Site, retention: Duration) {
+    let is_kept = |server: &Server| {
+        let left = server.pttl("{k}:fence");
+        left.is_some_and(|left| left <= retention && retention < left + secs(10))
+    };
+    eventually("the counters are kept for the retention", async || site.all().iter().all(is_kept))
+        .await;
+}
+
+/// Has the counters end sooner than any retention lets them.
+fn age(site: &Site) {
+    site.all().iter().for_each(|s| drop(s.command(&["PEXPIRE", "{k}:fence", "50000"])));
 }
 
 async fn a_majority_of_counters_says_exactly_the_token(site: Site) {
@@ -278,5 +402,7 @@ fn assert_exact(site: &Site, token: FencingToken) {
     assert!(exact.count() > site.all().len() / 2, "{counters:?}, token {token:?}");
 }
 
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Microseconds since 1970 far in the future, still exact as a double.
 const AHEAD: u64 = 4_000_000_000_000_000;
