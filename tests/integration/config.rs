@@ -16,6 +16,7 @@ everywhere!(
     a_request_with_a_renewal_interval_out_of_range_is_refused,
     a_request_renewed_at_four_fifths_of_its_ttl_is_accepted,
     a_request_refused_can_be_made_again_rightly,
+    an_owner_of_an_unfenced_lock_is_refused,
     the_name_of_a_counter_is_refused_wherever_a_key_is_named,
     an_extend_by_a_ttl_that_drift_eats_up_is_refused,
     a_refused_extend_leaves_the_lock_alone,
@@ -172,6 +173,25 @@ fn a_zero_release_timeout_is_refused() {
 fn timeouts_of_any_other_length_are_accepted() {
     for timeout in [Duration::from_nanos(1), secs(1), Duration::MAX] {
         single().node_timeout(timeout).release_timeout(timeout).build().unwrap();
+    }
+}
+
+#[test]
+fn a_retention_out_of_range_is_refused() {
+    let day = secs(24 * 60 * 60);
+    for retention in
+        [Duration::ZERO, secs(59), 30 * day + Duration::from_nanos(1), 31 * day, Duration::MAX]
+    {
+        let message = refusal(single().fencing_retention(retention));
+        assert!(message.contains("`fencing_retention`"), "{message}");
+    }
+}
+
+#[test]
+fn a_retention_in_range_is_accepted() {
+    let day = secs(24 * 60 * 60);
+    for retention in [secs(60), day, 30 * day] {
+        single().fencing_retention(retention).build().unwrap();
     }
 }
 
@@ -379,6 +399,27 @@ async fn a_request_refused_can_be_made_again_rightly(site: Site) {
     manager.lock("k").acquire().await.unwrap().release().await.unwrap();
 }
 
+/// What would tell the locks of one owner apart lies beside the counter.
+async fn an_owner_of_an_unfenced_lock_is_refused(site: Site) {
+    let (fenced, unfenced) = (site.manager(), site.builder().unfenced().build().unwrap());
+    let owner = OwnerToken::new("worker-7").unwrap();
+    for request in [
+        fenced.lock("k").unfenced().owner(owner.clone()),
+        fenced.lock("k").owner(owner.clone()).unfenced(),
+        unfenced.lock("k").owner(owner.clone()),
+    ] {
+        for word in ["unfenced", "owner token"] {
+            assert_refused_unsent(&site, word, || request.clone()).await;
+        }
+    }
+    let set = || unfenced.lock_all(["k", "l"]).owner(owner.clone());
+    for refused in [set().acquire().await, set().try_acquire().await] {
+        let error = refused.unwrap_err();
+        assert!(error.is_config() && error.to_string().contains("unfenced"), "{error:?}");
+    }
+    assert_unsent(&site);
+}
+
 async fn the_name_of_a_counter_is_refused_wherever_a_key_is_named(site: Site) {
     let manager = site.builder().key_prefix("app:").build().unwrap();
     let (owner, ttl) = (OwnerToken::random(), secs(60));
@@ -439,8 +480,13 @@ async fn assert_refused_unsent(site: &Site, word: &str, request: impl Fn() -> Lo
         assert!(matches!(error, Error::Config { .. }) && error.is_config(), "{error:?}");
         assert!(error.to_string().contains(word), "{error}");
     }
+    assert_unsent(site);
+}
+
+/// No server has heard of a lock.
+fn assert_unsent(site: &Site) {
     for server in site.all() {
-        assert_eq!(server.scripts(), 0);
+        assert_eq!((server.scripts(), server.calls("set")), (0, 0));
     }
 }
 

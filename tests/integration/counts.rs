@@ -1,6 +1,6 @@
 //! What a lock costs its servers: commands are counted.
 
-use redlatch::{LockGuard, LockManager, OwnerToken};
+use redlatch::{Error, LockGuard, LockManager, OwnerToken};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
@@ -22,6 +22,9 @@ on_servers!(
     a_refused_attempt_is_not_announced,
     an_idle_manager_sends_nothing,
     a_held_lock_sends_nothing,
+    an_unfenced_lock_costs_one_set_a_node,
+    a_release_of_an_unfenced_lock_costs_one_script_a_node,
+    a_refused_attempt_at_an_unfenced_lock_costs_one_set_and_one_script,
 );
 
 #[tokio::test]
@@ -134,6 +137,11 @@ async fn settled(site: &Site, manager: &LockManager, monitors: &[Monitor<'_>]) -
     .await;
     assert!(site.lock_keys().is_empty());
     commands
+}
+
+/// The command in a line such as `1700000000.1 [0 127.0.0.1:4711] "SET" "k" ..`.
+fn command(line: &str) -> &str {
+    line.split('"').nth(1).expect("a command")
 }
 
 /// The hash in a line such as `1700000000.1 [0 127.0.0.1:4711] "EVALSHA" "e0e1.." "2" "k" ..`.
@@ -285,6 +293,44 @@ async fn a_held_lock_sends_nothing(site: Site) {
     drop(guard);
 }
 
+async fn an_unfenced_lock_costs_one_set_a_node(site: Site) {
+    let manager = warm_unfenced(&site).await;
+    let _guard = manager.lock("k").await.unwrap();
+    site.fills("k").await;
+    for server in site.all() {
+        assert_eq!((server.calls("set"), server.scripts()), (1, 0));
+    }
+}
+
+async fn a_release_of_an_unfenced_lock_costs_one_script_a_node(site: Site) {
+    let manager = warm_unfenced(&site).await;
+    let guard = held_everywhere(&site, &manager, "k").await;
+    guard.release().await.unwrap();
+    assert_scripts(&site, 1).await;
+    assert_announced(&site, 1).await;
+    assert!(site.all().iter().all(|server| server.calls("set") == 0));
+}
+
+/// The `SET` does not tell for how long the lock is another's. The script does.
+async fn a_refused_attempt_at_an_unfenced_lock_costs_one_set_and_one_script(site: Site) {
+    let manager = warm_unfenced(&site).await;
+    hold(&site);
+    let monitors: Vec<_> = site.all().iter().map(Monitor::start).collect();
+    let error = manager.lock("k").try_acquire().await.unwrap_err();
+    assert!(
+        matches!(error, Error::AlreadyHeld { retry_after: Some(left), .. } if left > secs(300)),
+        "{error:?}"
+    );
+    assert_eq!(manager.close().await, 0);
+    let sent = monitors.iter().map(|monitor| {
+        let commands = monitor.commands();
+        commands.iter().map(|line| command(line).to_uppercase()).collect::<Vec<_>>()
+    });
+    // A server that answers after the others have decided may be asked to undo what it refused.
+    let exact = sent.filter(|sent| *sent == ["SET", "EVALSHA"]).count();
+    assert!(exact > site.all().len() / 2, "on {exact} servers");
+}
+
 #[tokio::test]
 async fn on_one_server_a_refused_attempt_costs_one_script() {
     let site = Site::servers(1);
@@ -338,7 +384,16 @@ async fn a_lock_shared_by_its_owner_is_announced_once() {
 
 /// A manager whose connections stand, and whose servers know all scripts; nothing is counted yet.
 async fn warm(site: &Site) -> LockManager {
-    let manager = site.manager();
+    warmed(site, site.manager()).await
+}
+
+/// The same, whose locks are unfenced.
+async fn warm_unfenced(site: &Site) -> LockManager {
+    site.learns_the_scripts().await;
+    warmed(site, site.builder().unfenced().build().unwrap()).await
+}
+
+async fn warmed(site: &Site, manager: LockManager) -> LockManager {
     let guard = manager.lock("warm").ttl(secs(60)).await.unwrap();
     eventually("every server has it", async || site.lock_keys().len() == site.all().len()).await;
     guard.extend(secs(600)).await.unwrap();

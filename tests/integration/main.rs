@@ -62,6 +62,7 @@ mod silent_lines;
 mod status;
 mod tickets;
 mod tracing;
+mod unfenced;
 mod verdicts;
 mod waiting;
 mod watchdog;

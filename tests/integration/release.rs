@@ -1,7 +1,8 @@
 //! Ending a lock: by release, by forgetting it.
 
 use futures_util::future::join3;
-use redlatch::Error;
+use redlatch::{Error, LockRequest, Result};
+use tokio::task::JoinHandle;
 
 use crate::support::{
     Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
@@ -26,6 +27,9 @@ on_servers!(
     release_reaches_a_server_that_was_away_for_a_while,
     release_of_restarted_servers_is_not_held,
     release_asks_again_where_refusals_overlapped,
+    release_whose_answer_came_too_late_is_confirmed,
+    release_of_an_unfenced_lock_whose_answer_came_too_late_is_confirmed,
+    release_of_an_unfenced_lock_whose_answer_was_lost_with_its_connection_is_not_held,
 );
 
 async fn release_frees_the_lock(site: Site) {
@@ -174,6 +178,53 @@ async fn release_is_not_held_when_a_majority_had_lost_the_key() {
     let error = guard.release().await.unwrap_err();
     assert!(matches!(error, Error::NotHeld { .. }), "{error:?}");
     site.empties("k").await;
+}
+
+async fn release_whose_answer_came_too_late_is_confirmed(site: Site) {
+    assert_confirmed_when_asked_again(&site, |request| request).await;
+}
+
+async fn release_of_an_unfenced_lock_whose_answer_came_too_late_is_confirmed(site: Site) {
+    assert_confirmed_when_asked_again(&site, LockRequest::unfenced).await;
+}
+
+async fn assert_confirmed_when_asked_again(
+    site: &Site,
+    request: impl Fn(LockRequest) -> LockRequest,
+) {
+    let (proxies, release) = deleted_unheard(site, request, Proxy::hold_replies).await;
+    eventually("it is asked again", async || site.all().iter().all(|s| s.scripts() >= 2)).await;
+    proxies.iter().for_each(Proxy::heal);
+    within(release).await.unwrap().expect("it was ours when it was deleted");
+}
+
+/// The servers may have restarted: there is no counter to tell that they have not.
+async fn release_of_an_unfenced_lock_whose_answer_was_lost_with_its_connection_is_not_held(
+    site: Site,
+) {
+    let unfenced = LockRequest::unfenced;
+    let (proxies, release) = deleted_unheard(&site, unfenced, Proxy::swallow_replies).await;
+    proxies.iter().for_each(Proxy::cut);
+    proxies.iter().for_each(Proxy::heal);
+    assert!(within(release).await.unwrap().unwrap_err().is_not_held());
+}
+
+/// A release that all servers have carried out, through a network that is `dark` since.
+async fn deleted_unheard(
+    site: &Site,
+    request: impl Fn(LockRequest) -> LockRequest,
+    dark: impl Fn(&Proxy),
+) -> (Vec<Proxy>, JoinHandle<Result<()>>) {
+    let (proxies, builder) = site.proxied();
+    // A connection is given up after three timeouts: so long is the time to heal it.
+    let manager = builder.node_timeout(secs(2)).build().unwrap();
+    let guard = request(manager.lock("k").ttl(secs(600))).await.unwrap();
+    site.fills("k").await;
+    site.all().iter().for_each(Server::reset_calls);
+    proxies.iter().for_each(dark);
+    let release = tokio::spawn(guard.release());
+    eventually("it is deleted", async || site.lock_keys().is_empty()).await;
+    (proxies, release)
 }
 
 /// Of commands under way at the same time nobody knows which was carried out last: one whose script was unknown

@@ -15,6 +15,7 @@ on_servers!(
     a_lock_is_kept_for_its_min_hold,
     a_held_lock_is_known_to_be_held,
     a_held_lock_is_waited_for,
+    an_unfenced_lock_is_extended_known_and_released,
 );
 
 async fn a_held_lock_is_extended(site: Site) {
@@ -117,6 +118,23 @@ async fn a_held_lock_is_waited_for(site: Site) {
     empty(&site);
     within(guard.release()).await.unwrap();
     within(waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
+async fn an_unfenced_lock_is_extended_known_and_released(site: Site) {
+    let manager = site.builder().unfenced().build().unwrap();
+    let guard = manager.lock("k").ttl(secs(60)).await.unwrap();
+    fill(&site).await;
+    within(guard.try_extend(secs(600))).await.unwrap();
+    let error = within(manager.lock("k").try_acquire()).await.unwrap_err();
+    assert!(
+        matches!(error, Error::AlreadyHeld { retry_after: Some(left), .. } if left > secs(300)),
+        "{error:?}"
+    );
+    let error = within(manager.lock("other").try_acquire()).await.unwrap_err();
+    assert!(error.is_unavailable(), "{error:?}");
+    within(guard.release()).await.unwrap();
+    empty(&site);
+    site.empties("k").await;
 }
 
 fn is_listened_to(server: &Server) -> bool {

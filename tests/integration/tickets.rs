@@ -19,6 +19,11 @@ everywhere!(
     a_refused_ticket_does_no_harm,
     a_ticket_out_of_range_is_refused,
     a_lock_retaken_by_the_same_owner_is_not_the_tickets,
+    an_unfenced_lock_is_adopted_by_a_fenced_manager,
+    a_fenced_lock_is_adopted_by_an_unfenced_manager,
+    an_unfenced_ticket_rebuilt_from_its_parts_is_as_good,
+    an_unfenced_ticket_for_a_vanished_or_anothers_lock_is_refused,
+    an_unfenced_lock_is_not_adopted_by_a_fenced_ticket,
 );
 
 on_servers!(
@@ -145,6 +150,64 @@ async fn a_ticket_out_of_range_is_refused(site: Site) {
     assert!(site.manager().adopt(keyless).await.unwrap_err().is_config());
 }
 
+async fn an_unfenced_lock_is_adopted_by_a_fenced_manager(site: Site) {
+    let ticket = unfenced(&site).await;
+    assert!(ticket.fencing_token().is_none());
+    let guard = site.manager().adopt(ticket.clone()).await.unwrap();
+    assert_eq!(guard.owner_token(), ticket.owner_token());
+    assert!(guard.is_valid() && guard.fencing_token().is_none());
+    guard.extend(secs(900)).await.unwrap();
+    assert!(guard.remaining() > secs(600));
+    guard.release().await.unwrap();
+    site.empties("k").await;
+}
+
+async fn a_fenced_lock_is_adopted_by_an_unfenced_manager(site: Site) {
+    let ticket = site.manager().lock("k").ttl(secs(600)).await.unwrap().into_ticket();
+    let manager = site.builder().unfenced().build().unwrap();
+    let guard = manager.adopt(ticket.clone()).await.unwrap();
+    assert_eq!(guard.fencing_token(), ticket.fencing_token());
+    guard.extend(secs(900)).await.unwrap();
+    let status = manager.inspect("k").await.unwrap();
+    assert_eq!(status.owner_token(), Some(ticket.owner_token()));
+    guard.release().await.unwrap();
+    let next = site.manager().lock("k").try_acquire().await.unwrap();
+    assert!(next.fencing_token() > ticket.fencing_token());
+}
+
+async fn an_unfenced_ticket_rebuilt_from_its_parts_is_as_good(site: Site) {
+    let ticket = unfenced(&site).await;
+    let owner = OwnerToken::new(ticket.owner_token().as_str()).unwrap();
+    let fencing = FencingToken::new(ticket.fencing_token().get());
+    let rebuilt = LockTicket::new(ticket.key(), owner, fencing, ticket.ttl());
+    site.manager().adopt(rebuilt).await.unwrap().release().await.unwrap();
+    site.empties("k").await;
+}
+
+async fn an_unfenced_ticket_for_a_vanished_or_anothers_lock_is_refused(site: Site) {
+    let ticket = unfenced(&site).await;
+    let manager = site.manager();
+    manager.adopt(ticket.clone()).await.unwrap().release().await.unwrap();
+    assert!(manager.adopt(ticket.clone()).await.unwrap_err().is_not_held());
+    let next = manager.lock("k").unfenced().ttl(secs(600)).try_acquire().await.unwrap();
+    assert!(manager.adopt(ticket).await.unwrap_err().is_not_held());
+    next.release().await.expect("it is the other's still");
+}
+
+async fn an_unfenced_lock_is_not_adopted_by_a_fenced_ticket(site: Site) {
+    let ticket = unfenced(&site).await;
+    let wrong = misnumbered(&ticket, 7);
+    assert!(site.manager().adopt(wrong).await.unwrap_err().is_not_held());
+    let guard = site.manager().adopt(ticket).await.expect("the true ticket is still good");
+    guard.release().await.unwrap();
+}
+
+/// The ticket of an unfenced lock.
+async fn unfenced(site: &Site) -> LockTicket {
+    let request = site.manager().lock("k").unfenced().ttl(secs(600));
+    request.await.unwrap().into_ticket()
+}
+
 async fn a_lock_retaken_by_the_same_owner_is_not_the_tickets(site: Site) {
     let owner = OwnerToken::new("worker-7").unwrap();
     let request = || site.manager().lock("k").owner(owner.clone());
@@ -194,6 +257,19 @@ async fn a_ticket_survives_serialisation() {
     assert_eq!(read.ttl(), ticket.ttl());
     let guard = site.manager().adopt(read).await.unwrap();
     assert_eq!(guard.fencing_token(), ticket.fencing_token());
+}
+
+#[cfg(feature = "serde")]
+#[tokio::test]
+async fn a_ticket_of_an_unfenced_lock_survives_serialisation() {
+    let site = Site::memory(1);
+    let ticket = unfenced(&site).await;
+    let text = serde_json::to_string(&ticket).unwrap();
+    let read: LockTicket = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.fencing_token(), FencingToken::NONE);
+    let guard = site.manager().adopt(read).await.unwrap();
+    assert!(guard.fencing_token().is_none());
+    guard.release().await.unwrap();
 }
 
 #[cfg(feature = "serde")]

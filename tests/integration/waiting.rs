@@ -20,6 +20,7 @@ everywhere!(
     a_request_that_never_retries_does_not_queue,
     standing_in_the_queue_is_no_attempt,
     many_waiters_are_all_served_once,
+    each_of_many_releases_of_unfenced_locks_wakes_a_waiter,
 );
 
 on_servers!(
@@ -158,6 +159,32 @@ async fn many_waiters_are_all_served_once(site: Site) {
         within(task).await.unwrap();
     }
     assert_eq!(served.lock().unwrap().len(), 300);
+}
+
+/// Each is released by another manager than that of those who wait, so that a notice has to wake them. Twenty looks by
+/// themselves would take too long.
+async fn each_of_many_releases_of_unfenced_locks_wakes_a_waiter(site: Site) {
+    let (holder, manager) = (site.manager(), site.manager());
+    let guard = sleepy(&holder).unfenced().await.unwrap();
+    let (served, mut tickets) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..20 {
+        let (request, served) = (sleepy(&manager).unfenced(), served.clone());
+        tokio::spawn(async move {
+            let guard = request.acquire().await.unwrap();
+            served.send(guard.into_ticket()).unwrap();
+        });
+    }
+    drop(served);
+    let hand_on = async {
+        let (mut guard, mut times) = (guard, 0);
+        loop {
+            guard.release().await.unwrap();
+            let Some(ticket) = tickets.recv().await else { break times };
+            guard = holder.adopt(ticket).await.unwrap();
+            times += 1;
+        }
+    };
+    assert_eq!(within(hand_on).await, 20);
 }
 
 async fn a_release_elsewhere_wakes_a_waiter_whose_retry_delay_is_long(site: Site) {
