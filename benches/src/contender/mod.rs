@@ -15,21 +15,30 @@ pub enum Kind {
     Bare,
     Redlatch,
     RedlatchDrop,
+    RedlatchUnfenced,
     Rslock,
     AsyncRedisLock,
 }
 
 impl Kind {
-    pub const ALL: &[Self] =
-        &[Self::Bare, Self::Redlatch, Self::RedlatchDrop, Self::Rslock, Self::AsyncRedisLock];
+    pub const ALL: &[Self] = &[
+        Self::Bare,
+        Self::Redlatch,
+        Self::RedlatchDrop,
+        Self::RedlatchUnfenced,
+        Self::Rslock,
+        Self::AsyncRedisLock,
+    ];
     /// Those that can lock several servers at once.
-    pub const QUORUM: &[Self] = &[Self::Bare, Self::Redlatch, Self::RedlatchDrop, Self::Rslock];
+    pub const QUORUM: &[Self] =
+        &[Self::Bare, Self::Redlatch, Self::RedlatchDrop, Self::RedlatchUnfenced, Self::Rslock];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
             Self::Redlatch => "redlatch",
             Self::RedlatchDrop => "redlatch (drop)",
+            Self::RedlatchUnfenced => "redlatch (unfenced)",
             Self::Rslock => "rslock",
             Self::AsyncRedisLock => "async-redis-lock",
         }
@@ -38,7 +47,7 @@ impl Kind {
     /// Whether it sends this command itself, and not by a script.
     pub fn sends(self, command: &str) -> bool {
         match self {
-            Self::Bare | Self::Rslock => command == "set",
+            Self::Bare | Self::Rslock | Self::RedlatchUnfenced => command == "set",
             Self::Redlatch | Self::RedlatchDrop | Self::AsyncRedisLock => false,
         }
     }
@@ -71,6 +80,7 @@ impl Contender {
         let locks = match kind {
             Kind::Bare => Locks::Bare(Bare::connect(clients(urls)?).await?),
             Kind::Redlatch | Kind::RedlatchDrop => Locks::Redlatch(redlatch(urls).build()?),
+            Kind::RedlatchUnfenced => Locks::Redlatch(redlatch(urls).unfenced().build()?),
             Kind::Rslock => Locks::Rslock(rslock::LockManager::from_clients(clients(urls)?)),
             Kind::AsyncRedisLock => {
                 let client = clients(urls)?.pop().ok_or("no server")?;
