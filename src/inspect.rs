@@ -65,8 +65,8 @@ impl LockStatus {
         self.holder.as_ref().and_then(|holder| holder.expires_in)
     }
 
-    /// Returns the holder's fencing token. A lock of another library has none: beside it stands the token of the
-    /// last holder by this crate, if there was one lately.
+    /// Returns the holder's fencing token. An unfenced lock, or one of another library, has none: beside it stands the
+    /// token of the last fenced holder, if there was one lately and this manager is not unfenced.
     #[must_use]
     pub fn fencing_token(&self) -> Option<FencingToken> {
         self.holder.as_ref().and_then(|holder| holder.fencing_token)
