@@ -85,7 +85,8 @@ impl Line {
                     reply => Ok(smallvec![reply.and_then(Value::extract_error)]),
                 };
             }
-            wire.send_all(cmds).await
+            // Boxed, since it is large and rarer than one command.
+            Box::pin(wire.send_all(cmds)).await
         }
     }
 
