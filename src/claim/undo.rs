@@ -107,7 +107,7 @@ impl Claim {
             _ => Released::NotOurs { counter: 0 },
         });
         if let Some(release) = &mut state.release {
-            let has_memory = !self.send_log.is_cut_off(node);
+            let has_memory = self.send_log.is_connected(node);
             release.note(node, released, is_in_time, has_memory);
         }
         is_answer

@@ -1,6 +1,7 @@
 //! Releasing what is dropped, in the order of the drops.
 
 use std::{
+    cell::RefCell,
     future::Future,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -10,7 +11,7 @@ use std::{
     thread,
 };
 
-use tokio::task::unconstrained;
+use tokio::{runtime, task::unconstrained};
 
 use super::{Inbox, Job, Keeper, Work};
 use crate::{claim::Claim, host::sync::lock};
@@ -22,21 +23,26 @@ impl Keeper {
     /// the claim is dropped, and whatever the manager asks a node after that comes behind it. If it were left to the
     /// background, the caller's next attempt would overtake it, and be refused by the caller's own lock.
     pub(super) fn release(self: &Arc<Self>, claim: Arc<Claim>) {
-        if thread::panicking() || !self.is_background_here() {
-            return self.send(Work::Release(claim));
-        }
-        let settling = Box::pin(self.ledger.settle_apart(claim.clone()));
-        // The runtime may end at this very moment, and its timers panic then.
-        if catch_unwind(AssertUnwindSafe(|| Begun::begin(self, settling))).is_err() {
+        let background = self.background_here().filter(|_| !thread::panicking());
+        let begin = |runtime| {
+            let settling = Box::pin(self.ledger.settle_apart(claim.clone()));
+            // The runtime may end at this very moment, and its timers panic then.
+            catch_unwind(AssertUnwindSafe(|| Begun::begin(self, runtime, settling))).is_ok()
+        };
+        if !background.is_some_and(begin) {
             self.send(Work::Release(claim));
         }
     }
 
-    /// Whether what begins here has the timers and the connections of the background task.
-    fn is_background_here(&self) -> bool {
-        let Some(here) = self.settings.background.runtime() else { return false };
-        let is_here = |inbox: &Inbox| inbox.is_open() && inbox.runtime == here.id();
-        lock(&self.inbox).as_ref().is_some_and(is_here)
+    /// The runtime of the background task, if what begins here has its timers and its connections.
+    fn background_here(&self) -> Option<runtime::Id> {
+        let here = self.settings.background.runtime()?.id();
+        self.is_running_on(here).then_some(here)
+    }
+
+    fn is_running_on(&self, runtime: runtime::Id) -> bool {
+        let is_there = |inbox: &Inbox| inbox.is_open() && inbox.runtime == runtime;
+        lock(&self.inbox).as_ref().is_some_and(is_there)
     }
 }
 
@@ -44,6 +50,8 @@ impl Keeper {
 /// background at the drop would cost the caller more than the release does.
 struct Begun {
     keeper: Arc<Keeper>,
+    /// Where its timers are.
+    runtime: runtime::Id,
     stage: Mutex<Stage>,
 }
 
@@ -58,8 +66,9 @@ enum Stage {
 }
 
 impl Begun {
-    fn begin(keeper: &Arc<Keeper>, mut settling: Job) {
-        let begun = Arc::new(Self { keeper: keeper.clone(), stage: Mutex::new(Stage::Polled) });
+    fn begin(keeper: &Arc<Keeper>, runtime: runtime::Id, mut settling: Job) {
+        let (keeper, stage) = (keeper.clone(), Mutex::new(Stage::Polled));
+        let begun = Arc::new(Self { keeper, runtime, stage });
         let waker = Waker::from(begun.clone());
         // Unconstrained: a task that has used up its budget would be turned away, and the place be lost.
         let poll = pin!(unconstrained(settling.as_mut())).poll(&mut Context::from_waker(&waker));
@@ -69,10 +78,24 @@ impl Begun {
             (Poll::Pending, Stage::Woken) => {
                 *stage = Stage::Over;
                 drop(stage);
-                keeper.send(Work::Finish(settling));
+                begun.hand_over(settling);
             }
             (Poll::Pending, _) => *stage = Stage::Waits(settling),
         }
+    }
+
+    /// Gives the rest to the background. If that has left the runtime, it has found the claim in the ledger and begins
+    /// anew: timers of a runtime that has ended panic on every other.
+    fn hand_over(&self, settling: Job) {
+        let settling = if self.keeper.is_running_on(self.runtime) {
+            match self.keeper.deliver(Work::Finish(settling)) {
+                Err(Work::Finish(settling)) => settling,
+                _ => return,
+            }
+        } else {
+            settling
+        };
+        drop_in_turn(settling);
     }
 }
 
@@ -85,8 +108,33 @@ impl Wake for Begun {
             Stage::Waits(settling) => {
                 *stage = Stage::Over;
                 drop(stage);
-                self.keeper.send(Work::Finish(settling));
+                self.hand_over(settling);
             }
         }
     }
+}
+
+/// Drops a job. Its end may wake the next, which is dropped too: one after the other, and not one inside of the other,
+/// which thousands of them would overflow the stack by.
+fn drop_in_turn(job: Job) {
+    thread_local! {
+        static DROPPED: RefCell<Option<Vec<Job>>> = const { RefCell::new(None) };
+    }
+    let is_nested = DROPPED.with_borrow_mut(|dropped| match dropped {
+        Some(dropped) => {
+            dropped.push(job);
+            true
+        }
+        none => {
+            *none = Some(vec![job]);
+            false
+        }
+    });
+    if is_nested {
+        return;
+    }
+    while let Some(job) = DROPPED.with_borrow_mut(|dropped| dropped.as_mut().and_then(Vec::pop)) {
+        drop(job);
+    }
+    DROPPED.with_borrow_mut(|dropped| *dropped = None);
 }

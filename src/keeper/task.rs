@@ -1,8 +1,14 @@
 //! The background task of a manager, which releases and renews.
 
-use std::sync::{Arc, Weak};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Weak},
+};
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{
+    FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
 use tokio::{runtime, sync::mpsc};
 
 use super::{Job, Keeper, Work, ledger::Ledger, quorum::Quorum, renewal::Schedule};
@@ -32,21 +38,23 @@ impl Drop for Presence {
 /// The background task. It ends when the manager and all its guards are gone and everything is released.
 pub(super) async fn run(mut presence: Presence) {
     let ledger = presence.ledger.clone();
-    let mut jobs: FuturesUnordered<Job> = FuturesUnordered::new();
+    // A panic in one, as of a timer whose runtime has ended, is no end of the others.
+    let mut jobs = FuturesUnordered::new();
+    let guarded = |job: Job| AssertUnwindSafe(job).catch_unwind();
     let mut schedule = Schedule::new(presence.quorum.clone(), ledger.clone());
     let mut is_open = true;
     while is_open || !jobs.is_empty() {
         tokio::select! {
             biased;
             // First, since it is never busy for long: a flood of releases must not hold renewals up.
-            batch = schedule.next() => jobs.push(batch),
+            batch = schedule.next() => jobs.push(guarded(batch)),
             work = presence.inbox.recv(), if is_open => match work {
-                Some(Work::Release(claim)) => jobs.push(Box::pin(ledger.clone().settle(claim))),
+                Some(Work::Release(claim)) => jobs.push(guarded(Box::pin(ledger.clone().settle(claim)))),
                 Some(Work::Watch(claim)) => schedule.watch(&claim),
-                Some(Work::Finish(job)) => jobs.push(job),
+                Some(Work::Finish(job)) => jobs.push(guarded(job)),
                 None => is_open = false,
             },
-            Some(()) = jobs.next(), if !jobs.is_empty() => {}
+            Some(_ended) = jobs.next(), if !jobs.is_empty() => {}
         }
     }
 }

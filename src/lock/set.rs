@@ -65,13 +65,17 @@ impl LockSet {
     }
 
     /// Begins the hold of all the locks at one time, and has them renewed at the same times.
-    pub(crate) fn begin(&self, min_hold: Duration, renewal: Option<&Renewal>) {
+    pub(crate) fn begin(&self, renewal: Option<&Renewal>) {
         let now = clock::now();
         for guard in &self.guards {
             guard.claim().begin_hold(now);
-            guard.claim().keep_for(min_hold);
             renewal.into_iter().for_each(|renewal| guard.renew_by(renewal.clone()));
         }
+    }
+
+    /// Has an early release leave the keys in place until they were held for so long.
+    pub(crate) fn keep_for(&self, min_hold: Duration) {
+        self.guards.iter().for_each(|guard| guard.claim().keep_for(min_hold));
     }
 
     /// Returns the guards of the single locks, in the order of their keys.

@@ -279,8 +279,10 @@ impl LockSetRequest {
     /// Hands the set over, unless one of its locks was lost meanwhile.
     async fn complete(&self, set: LockSet) -> Result<LockSet> {
         set.check()?;
-        set.begin(self.options.min_hold, self.options.renewal());
+        set.begin(self.options.renewal());
         self.keeper.let_renewal_begin(self.options.renewal()).await;
+        // Only what is handed over is kept: whoever gives up before leaves nothing behind.
+        set.keep_for(self.options.min_hold);
         Ok(set)
     }
 }

@@ -240,10 +240,9 @@ impl Kept {
         if fence.counter == held && matches!(mode, Touch::Extend | Touch::Heal) {
             fence.state = Attempt::Held;
         }
-        // Where the lock's own expiry is left, its counter's may be longer already.
+        // As the lock's own expiry, the counter's is never shortened.
         let known = self.fences.get(names.fence.unwrap_or_default()).map(|(_, end)| *end);
-        let longer = known.filter(|_| ttl.is_zero());
-        let counted_until = longer.max(Some(now + names.retention)).unwrap_or(now);
+        let counted_until = known.max(Some(now + names.retention)).unwrap_or(now);
         self.take(names, ttl.max(left), fence, counted_until, now);
         match held_until {
             Some(_) => Answer::Ours { token: fence.counter, expires_in: ttl },

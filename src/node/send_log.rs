@@ -75,6 +75,13 @@ impl SendLog {
         sent.unanswered.is_empty() && !sent.overlapped
     }
 
+    /// Whether the connection on which the node last answered still stands, so that the node has its memory. One to many
+    /// servers does not tell.
+    pub(crate) fn is_connected(&self, node: usize) -> bool {
+        let answered = lock(&self.sent[node]).answered.as_ref().and_then(Weak::upgrade);
+        answered.is_some_and(|line| !line.is_retired() && !line.is_to_cluster())
+    }
+
     /// Whether the connection on which the node last answered has broken since: it may have lost its memory.
     pub(crate) fn is_cut_off(&self, node: usize) -> bool {
         let answered = lock(&self.sent[node]).answered.clone();

@@ -99,6 +99,12 @@ impl OwnerToken {
         Self((&*random::uuid().simple().encode_lower(&mut hex)).into())
     }
 
+    /// Whether it has the form of those that are made here, so that hardly anybody has chosen it.
+    pub(crate) fn looks_random(&self) -> bool {
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        self.0.len() == uuid::fmt::Simple::LENGTH && self.0.bytes().all(is_hex)
+    }
+
     /// Wraps a token of the caller's choice, 1 to 256 bytes that do not begin with U+0001.
     ///
     /// Two guards with one owner token share one lock, so it must name its owner uniquely.
@@ -186,6 +192,8 @@ mod tests {
         let token = OwnerToken::random();
         assert_eq!(token.as_str().len(), 32);
         assert!(token.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert!(token.looks_random());
+        assert!(!OwnerToken::new("worker-7").unwrap().looks_random());
     }
 
     #[test]

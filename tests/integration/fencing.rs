@@ -191,6 +191,17 @@ async fn a_raise_shortens_no_counters_life() {
     are_kept_for(&site, 40 * HOUR).await;
 }
 
+/// The key lives as long as before, and without its counter nobody could release it.
+#[tokio::test]
+async fn a_shorter_extend_shortens_no_counters_life() {
+    let site = Site::servers(3);
+    let owner = redlatch::OwnerToken::new("us").unwrap();
+    let guard = site.manager().lock("k").owner(owner).ttl(20 * HOUR).await.unwrap();
+    are_kept_for(&site, 40 * HOUR).await;
+    guard.extend(secs(10)).await.unwrap();
+    are_kept_for(&site, 40 * HOUR).await;
+}
+
 /// Every server keeps the counter for so long from now on.
 async fn are_kept_for(site: &Site, retention: Duration) {
     let is_kept = |server: &Server| {

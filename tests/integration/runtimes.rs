@@ -270,6 +270,24 @@ fn futures_never_awaited_do_nothing(site: Site) {
     runtime().block_on(assert_whole_life(&site, &manager));
 }
 
+/// What is left of a release there has the timers of the runtime that ends.
+#[test]
+fn a_lock_is_renewed_after_the_runtime_of_an_unfinished_release_has_ended() {
+    let site = Site::servers(3);
+    let (first, second, manager) = (threaded(), threaded(), site.manager());
+    let dropped = first.block_on(manager.lock("dropped").ttl(secs(600)).acquire()).unwrap();
+    let renewed = manager.lock("renewed").ttl(secs(20)).auto_renew_every(millis(50));
+    let renewed = second.block_on(renewed.acquire()).unwrap();
+    first.block_on(site.fills("dropped"));
+    site.all()[2].kill();
+    first.block_on(async { drop(dropped) });
+    drop(first);
+    let end = renewed.valid_until();
+    second
+        .block_on(eventually("it is renewed", async || renewed.valid_until() > end + millis(300)));
+    second.block_on(async { drop(renewed) });
+}
+
 fn locks_dropped_as_the_runtime_ends_are_counted_in_one_warning(site: Site) {
     let (trace, runtime) = (Trace::start(), runtime());
     runtime.block_on(async {

@@ -1,7 +1,7 @@
 //! Connections that die without a word, as those do that a proxy or NAT has forgotten: what comes after an idle
 //! time works in the same call, and in the same order as ever.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use redlatch::{LockManager, LockManagerBuilder};
 
@@ -106,6 +106,7 @@ behind_proxies!(
     a_release_works_after_an_idle_time,
     a_drop_works_after_an_idle_time,
     a_lock_dropped_after_an_idle_time_can_be_taken_at_once,
+    a_release_that_nobody_polls_holds_nobody_up_for_long,
     renewals_go_on_over_forgotten_connections,
     what_was_under_way_on_a_forgotten_connection_is_undone,
     a_connection_that_answers_is_kept,
@@ -171,6 +172,21 @@ async fn a_lock_dropped_after_an_idle_time_can_be_taken_at_once(site: Site) {
         drop(guard);
         drop(within(manager.lock("k").ttl(secs(3600)).try_acquire()).await.unwrap());
     }
+}
+
+/// It takes its place before others that come after it, but it may be left unpolled.
+async fn a_release_that_nobody_polls_holds_nobody_up_for_long(site: Site) {
+    let manager = site.builder().node_timeout(secs(4)).build().unwrap();
+    connected(&manager).await;
+    let guard = within(manager.lock("k").ttl(secs(3600)).try_acquire()).await.unwrap();
+    comes_to_rest(&manager).await;
+    let_pass(IDLE).await;
+    let mut release = std::pin::pin!(guard.release());
+    let once = std::future::poll_fn(|cx| std::task::Poll::Ready(release.as_mut().poll(cx))).await;
+    assert!(once.is_pending());
+    let other = within(manager.lock("other").ttl(secs(3600)).try_acquire()).await.unwrap();
+    within(other.extend(secs(7200))).await.unwrap();
+    within(release).await.unwrap();
 }
 
 async fn renewals_go_on_over_forgotten_connections(site: Site) {

@@ -27,6 +27,7 @@ everywhere!(
 );
 
 on_servers!(
+    a_ticket_without_a_token_is_none_of_a_chosen_owners_lock,
     adopting_extends_the_key,
     a_ticket_expires_with_its_key,
     a_ticket_given_by_a_renewed_guard_is_no_longer_renewed,
@@ -278,4 +279,14 @@ fn an_invalid_owner_token_cannot_be_read() {
     assert!(serde_json::from_str::<OwnerToken>("\"\"").is_err());
     let long = serde_json::to_string(&"x".repeat(257)).unwrap();
     assert!(serde_json::from_str::<OwnerToken>(&long).is_err());
+}
+
+/// Whoever has stored no fencing token cannot tell which of the owner's locks it was.
+async fn a_ticket_without_a_token_is_none_of_a_chosen_owners_lock(site: Site) {
+    let (manager, owner) = (site.manager(), OwnerToken::new("worker-7").unwrap());
+    let guard = manager.lock("k").owner(owner.clone()).ttl(secs(600)).await.unwrap();
+    site.fills("k").await;
+    let ticket = LockTicket::new("k", owner, FencingToken::NONE, secs(600));
+    assert!(within(manager.adopt(ticket)).await.unwrap_err().is_not_held());
+    guard.release().await.unwrap();
 }

@@ -8,6 +8,7 @@ use smallvec::smallvec;
 use super::{
     Shared, Used,
     batch::{Few, Outgoing},
+    held_up::Turn,
 };
 use crate::{
     host::sync::lock,
@@ -32,7 +33,7 @@ impl Shared {
         let mut open: Few<usize> = (0..items.len()).collect();
         while !open.is_empty() {
             let outgoing = |at: usize| self.outgoing(items[open[at]], encodings[open[at]]);
-            let more = self.send(open.len(), outgoing, used).await?;
+            let more = self.send(open.len(), outgoing, Turn::of(items), used).await?;
             for (&at, reply) in open.iter().zip(more) {
                 replies[at] = reply;
             }
@@ -83,6 +84,8 @@ fn note_releases(items: &[(&SendLog, Command)], replies: &[Result<Value, Failure
     };
     if items.iter().zip(replies).any(has_run)
         && let Some(line) = &*lock(used)
+        // Each server of a cluster has a memory of its own.
+        && !line.is_to_cluster()
     {
         line.has_released();
     }

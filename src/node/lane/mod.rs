@@ -39,7 +39,7 @@ use super::{
     failure::Failure,
     lane::{
         batch::{Batch, Fate, Outgoing},
-        held_up::HeldUp,
+        held_up::{HeldUp, Turn},
         line::Line,
         state::{State, Step},
         transport::Replies,
@@ -113,7 +113,7 @@ impl Lane {
             stranger: Stranger::default(),
             recovered,
             room,
-            held_up: HeldUp::default(),
+            held_up: HeldUp::new(settings.node_timeout / 4),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -178,7 +178,7 @@ impl Lane {
         let (lane, used) = (&self.shared, Used::default());
         Handle::try_current().map_err(|_| Failure::NoRuntime)?;
         let outgoing = |at: usize| Outgoing { cmd: cmds[at].clone(), claim: None };
-        lane.bounded(&used, pin!(lane.send(cmds.len(), outgoing, &used))).await
+        lane.bounded(&used, pin!(lane.send(cmds.len(), outgoing, Turn::Any, &used))).await
     }
 
     pub(super) fn error(&self, failure: Failure) -> NodeError {
@@ -231,16 +231,26 @@ impl Shared {
         self: &Arc<Self>,
         count: usize,
         outgoing: impl Fn(usize) -> Outgoing<'a> + Send + Sync,
+        turn: Turn,
         used: &Used,
     ) -> Result<Few<Result<Value, Failure>>, Failure> {
-        let _room = self.room.acquire().await;
+        if turn == Turn::Acquire {
+            self.held_up.passed().await;
+        }
         let (mut began_connecting, mut place) = (false, None);
+        let _room = match (turn, self.room.try_acquire()) {
+            (_, Ok(room)) => Some(room),
+            (Turn::Release, Err(_)) => {
+                place = Some(self.held_up.enter());
+                self.room.acquire().await.ok()
+            }
+            (_, Err(_)) => self.room.acquire().await.ok(),
+        };
         // Not boxed: this is the one large part of a call, and every call has it.
         let mut sending = pin!(None);
         let mut batch = loop {
             // Made before the lane is locked: others wait for it.
             let mut outgoing: Few<_> = (0..count).map(&outgoing).collect();
-            let claims = outgoing.iter().any(|outgoing| outgoing.claim.is_some());
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             let queue = poll_fn(|cx| {
@@ -254,12 +264,11 @@ impl Shared {
             });
             match queue.await? {
                 Some(batch) => break batch,
-                None => {
-                    if !claims && place.is_none() {
-                        place = Some(self.held_up.enter(&self.changed));
-                    }
+                None if turn == Turn::Release => {
+                    place.get_or_insert_with(|| self.held_up.enter());
                     changed.await;
                 }
+                None => changed.await,
             }
         };
         drop(place);
@@ -280,11 +289,8 @@ impl Shared {
         began_connecting: &mut bool,
         post: impl FnOnce(&Line, Few<Cmd>) -> Poll<Replies>,
     ) -> Result<Option<Batch<'a>>, Failure> {
-        let claims = outgoing.iter().any(|outgoing| outgoing.claim.is_some());
         let mut state = lock(&self.state);
         let line = match state.step(*began_connecting)? {
-            // A release that had to wait for a line goes first.
-            Step::Use(_) if claims && self.held_up.is_any() => return Ok(None),
             Step::Use(line) => line,
             Step::Wait => return Ok(None),
             Step::Connect(failures, doubted) => {

@@ -29,9 +29,8 @@ if KEYS[2] then
   -- Only who holds the lock extends or heals it. Beside its token, that tells others of this owner that they may share it.
   if counter == held and (mode == 'extend' or mode == 'heal') then state = 'h' end
   local value = string.format('%.0f', counter) .. (id ~= '' and ' ' .. id .. state or '')
-  local keeps = tonumber(ARGV[4])
-  -- Where the lock's own expiry is left, its counter's may be longer already.
-  if ttl == 0 then keeps = math.max(keeps, redis.call('PTTL', KEYS[2])) end
+  -- As the lock's own expiry, the counter's is never shortened: without it a lock that still lives could not be told.
+  local keeps = math.max(tonumber(ARGV[4]), redis.call('PTTL', KEYS[2]))
   -- When memory is short, a SET is refused unless the script has written before, so that PEXPIRE comes first.
   local is_there = redis.pcall('PEXPIRE', KEYS[2], keeps)
   local counted = (is_there ~= 1 or value ~= fence) and redis.pcall('SET', KEYS[2], value, 'PX', keeps)
