@@ -195,7 +195,7 @@ async fn a_raise_shortens_no_counters_life() {
 #[tokio::test]
 async fn a_shorter_extend_shortens_no_counters_life() {
     let site = Site::servers(3);
-    let owner = redlatch::OwnerToken::new("us").unwrap();
+    let owner = OwnerToken::new("us").unwrap();
     let guard = site.manager().lock("k").owner(owner).ttl(20 * HOUR).await.unwrap();
     are_kept_for(&site, 40 * HOUR).await;
     guard.extend(secs(10)).await.unwrap();
