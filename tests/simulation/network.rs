@@ -146,15 +146,21 @@ impl Conn {
         }
         let mut state = lock(&self.state);
         state.is_cut = true;
-        // A lock that has arrived while the release behind it is lost is left to its TTL where the client has asked
-        // on another connection too, before, and was told that there is nothing.
-        let (server, oracle) = (&self.server.name, &self.server.setting.oracle);
-        let lost = state.inbound.drain(..).filter_map(|(_, words)| released_by(&words));
-        let left = lost.filter(|owner| oracle.is_released_beside(server, self, owner));
-        left.for_each(|owner| oracle.exempt(&owner));
+        state.inbound.drain(..).for_each(|(_, words)| self.lose(&words));
         state.outbound.clear();
         drop(state);
         self.poke();
+    }
+
+    /// Notes a command that is lost. A lock that has arrived while the release behind it is lost is left to its TTL where
+    /// the client has asked on another connection too, before, and was told that there is nothing.
+    fn lose(&self, words: &[Vec<u8>]) {
+        let (server, oracle) = (&self.server.name, &self.server.setting.oracle);
+        let released = released_by(words);
+        if let Some(owner) = released.filter(|owner| oracle.is_released_beside(server, self, owner))
+        {
+            oracle.exempt(&owner);
+        }
     }
 
     pub(super) fn on_their_way(&self) -> usize {
@@ -167,7 +173,7 @@ impl Conn {
         state.swallows_requests |= requests;
         state.swallows_replies |= replies;
         if requests {
-            state.inbound.clear();
+            state.inbound.drain(..).for_each(|(_, words)| self.lose(&words));
         }
     }
 
@@ -202,6 +208,7 @@ impl Conn {
             let at = Instant::now() + self.server.setting.delay();
             let mut state = lock(&self.state);
             if state.swallows_requests {
+                self.lose(&words);
                 continue;
             }
             let at = Some(at).max(state.last_in).unwrap_or(at);
