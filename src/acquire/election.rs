@@ -259,7 +259,7 @@ impl<'a> Election<'a> {
 
     /// How long until enough of the keys in the way have expired, if their holders do nothing about it.
     fn free_in(&self) -> Option<Duration> {
-        let known = self.refusals.len() + self.tally.shortage().errors.len();
+        let known = self.refusals.len() + self.tally.failed();
         let unknown = self.reports.len().saturating_sub(known);
         let missing = self.quorum.saturating_sub(unknown).max(1);
         let mut ends: Vec<_> = self

@@ -160,11 +160,10 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<C
         Some(attempt) => attempt,
         // What would tell lies beside a counter, and a random owner has one lock only.
         None if fencing_token.is_none() && owner_token.looks_random() => AttemptId::EMPTY,
-        None if fencing_token.is_none() => {
+        None => {
             let fenced = keeper.key(key.name.to_string(), keeper.settings.fencing(false))?;
             attempt_of(keeper, &Arc::new(fenced), &owner_token, token).await?
         }
-        None => attempt_of(keeper, &key, &owner_token, token).await?,
     };
     let terms = Grant { token, ttl, began: clock::now() };
     let offer = Offer { origin: Origin::Adopted, renewal: None };

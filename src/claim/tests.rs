@@ -6,8 +6,9 @@ use futures_util::FutureExt;
 use tokio::time::advance;
 
 use super::*;
-use crate::types::fencing::Fencing;
-use crate::types::{attempt_id::AttemptId, error::NodeError, key::Key, token::OwnerToken};
+use crate::types::{
+    attempt_id::AttemptId, error::NodeError, fencing::Fencing, key::Key, token::OwnerToken,
+};
 
 /// What may be locked on three nodes, with a drift of a second.
 fn claim(id: AttemptId) -> Claim {

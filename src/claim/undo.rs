@@ -121,13 +121,15 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::types::fencing::Fencing;
     use crate::{
         LockManager, Node,
         claim::origin::Offer,
         keeper::quorum::Quorum,
         node::SendLog,
-        types::{attempt_id::AttemptId, key::Key, token::OwnerToken, validity::ClockDrift},
+        types::{
+            attempt_id::AttemptId, fencing::Fencing, key::Key, token::OwnerToken,
+            validity::ClockDrift,
+        },
     };
 
     /// Three nodes in memory.

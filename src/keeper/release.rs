@@ -87,15 +87,11 @@ impl Begun {
     /// Gives the rest to the background. If that has left the runtime, it has found the claim in the ledger and begins
     /// anew: timers of a runtime that has ended panic on every other.
     fn hand_over(&self, settling: Job) {
-        let settling = if self.keeper.is_running_on(self.runtime) {
-            match self.keeper.deliver(Work::Finish(settling)) {
-                Err(Work::Finish(settling)) => settling,
-                _ => return,
-            }
-        } else {
-            settling
-        };
-        drop_in_turn(settling);
+        if !self.keeper.is_running_on(self.runtime) {
+            drop_in_turn(settling);
+        } else if let Err(Work::Finish(settling)) = self.keeper.deliver(Work::Finish(settling)) {
+            drop_in_turn(settling);
+        }
     }
 }
 

@@ -241,8 +241,8 @@ impl Kept {
             fence.state = Attempt::Held;
         }
         // As the lock's own expiry, the counter's is never shortened.
-        let known = self.fences.get(names.fence.unwrap_or_default()).map(|(_, end)| *end);
-        let counted_until = known.max(Some(now + names.retention)).unwrap_or(now);
+        let known = names.fence.and_then(|fence| self.fences.get(fence)).map(|(_, end)| *end);
+        let counted_until = (now + names.retention).max(known.unwrap_or(now));
         self.take(names, ttl.max(left), fence, counted_until, now);
         match held_until {
             Some(_) => Answer::Ours { token: fence.counter, expires_in: ttl },

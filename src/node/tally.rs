@@ -65,6 +65,11 @@ impl Tally {
         self.heard.iter().filter(|heard| matches!(heard, Heard::Answer)).count()
     }
 
+    /// How many nodes have failed.
+    pub(crate) fn failed(&self) -> usize {
+        self.heard.iter().filter_map(Heard::error).count()
+    }
+
     pub(crate) fn shortage(&self) -> Shortage {
         let errors: Vec<_> = self.heard.iter().filter_map(Heard::error).cloned().collect();
         let reached = self.reached();

@@ -11,17 +11,9 @@ pub(crate) struct Fencing {
     pub(crate) retention: Option<Duration>,
 }
 
-impl Fencing {
-    pub(crate) const NONE: Self = Self { retention: None };
-
-    pub(crate) const fn kept_for(retention: Duration) -> Self {
-        Self { retention: Some(retention) }
-    }
-}
-
 impl Default for Fencing {
     fn default() -> Self {
-        Self::kept_for(RETENTION)
+        Self { retention: Some(RETENTION) }
     }
 }
 

@@ -50,8 +50,8 @@ impl Settings {
     }
 
     /// What is counted for a lock.
-    pub(crate) const fn fencing(&self, is_unfenced: bool) -> Fencing {
-        if is_unfenced { Fencing::NONE } else { Fencing::kept_for(self.fencing_retention) }
+    pub(crate) fn fencing(&self, is_unfenced: bool) -> Fencing {
+        Fencing { retention: (!is_unfenced).then_some(self.fencing_retention) }
     }
 
     /// Refuses a TTL out of range, or longer than a restarted node would wait.

@@ -6,8 +6,10 @@ use futures_util::FutureExt;
 use tokio::task::unconstrained;
 
 use super::*;
-use crate::types::fencing::Fencing;
-use crate::{node::tally::Shortage, types::error::NodeError};
+use crate::{
+    node::tally::Shortage,
+    types::{error::NodeError, fencing::Fencing},
+};
 
 fn key(name: &str) -> Key {
     Key::new("", name.to_owned(), Fencing::default()).unwrap()

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use deadpool_redis::redis::Value;
-use smallvec::smallvec;
 
 use super::{
     Shared, Used,
@@ -28,19 +27,24 @@ impl Shared {
         items: &[(&SendLog, Command)],
         used: &Used,
     ) -> Result<Few<Result<Answer, Failure>>, Failure> {
-        let mut encodings: Few<_> = items.iter().map(|item| self.first_encoding(*item)).collect();
-        let mut replies: Few<Result<Value, Failure>> = smallvec![Err(Failure::Shape); items.len()];
-        let mut open: Few<usize> = (0..items.len()).collect();
+        let (turn, mut replies) = (Turn::of(items), Few::new());
+        let first = items.iter().map(|item| self.first_encoding(*item));
+        let mut open: Few<(usize, Encoding)> = first.enumerate().collect();
         while !open.is_empty() {
-            let outgoing = |at: usize| self.outgoing(items[open[at]], encodings[open[at]]);
-            let more = self.send(open.len(), outgoing, Turn::of(items), used).await?;
-            for (&at, reply) in open.iter().zip(more) {
-                replies[at] = reply;
+            let outgoing = |place: usize| {
+                let (at, encoding) = open[place];
+                self.outgoing(items[at], encoding)
+            };
+            let more = self.send(open.len(), outgoing, turn, used).await?;
+            if replies.is_empty() {
+                // At first all are open, in their order.
+                replies = more;
+            } else {
+                open.iter().zip(more).for_each(|((at, _), reply)| replies[*at] = reply);
             }
-            open.retain(|at| {
-                let reply = replies[*at].as_ref().map_err(Failure::code);
-                let next = encodings[*at].after(reply);
-                encodings[*at] = next.unwrap_or(encodings[*at]);
+            open.retain(|(at, encoding)| {
+                let next = encoding.after(replies[*at].as_ref().map_err(Failure::code));
+                *encoding = next.unwrap_or(*encoding);
                 next.is_some()
             });
         }

@@ -238,13 +238,12 @@ impl Shared {
             self.held_up.passed().await;
         }
         let (mut began_connecting, mut place) = (false, None);
-        let _room = match (turn, self.room.try_acquire()) {
-            (_, Ok(room)) => Some(room),
-            (Turn::Release, Err(_)) => {
-                place = Some(self.held_up.enter());
+        let _room = match self.room.try_acquire() {
+            Ok(room) => Some(room),
+            Err(_) => {
+                place = (turn == Turn::Release).then(|| self.held_up.enter());
                 self.room.acquire().await.ok()
             }
-            (_, Err(_)) => self.room.acquire().await.ok(),
         };
         // Not boxed: this is the one large part of a call, and every call has it.
         let mut sending = pin!(None);

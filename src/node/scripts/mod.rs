@@ -231,8 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::fencing::Fencing;
-    use crate::types::key::Key;
+    use crate::types::{fencing::Fencing, key::Key};
 
     fn int(number: i64) -> Value {
         Value::Int(number)
