@@ -112,11 +112,19 @@ fn unavailable(keeper: &Keeper, mut tally: Tally, key: &str, since: Instant) -> 
     tally.shortage().error(key)
 }
 
-/// Extends the lock that an owner holds already. `None`: it holds none that can be shared.
+/// Whether an owner's lock can be shared.
 ///
-/// What is not marked as held may come to nothing yet: its election may still raise the token, or fail and be undone
-/// under whoever had joined it. The mark is written only beside the token of a guard that there was, so that one node is
-/// enough to tell. The attempt of a random owner is not marked: somebody else uses its text, and knows what he does.
+/// - A counter that is gone took the id along: nobody knows whose lock it is, and its token would be none.
+/// - An attempt without the mark of a held lock may still fail: its election may raise the token, or be undone under
+///   whoever had joined it. The mark is written only beside the token of a guard, so that one node is enough to tell.
+///   A random owner's attempt has no id and no mark: whoever uses its text knows what they do.
+/// - A lock that is being released here is about to end for everybody who shares it.
+fn may_be_joined(keeper: &Keeper, key: &Key, owner: &OwnerToken, seen: &Seen) -> bool {
+    let Seen { token, id, is_held } = *seen;
+    token > 0 && (is_held || id.is_empty()) && !keeper.ledger.is_being_released(key, owner, id)
+}
+
+/// Extends the lock that an owner holds already. `None`: it holds none that can be shared.
 pub(crate) async fn join(
     keeper: &Arc<Keeper>,
     spec: &LockSpec,
@@ -124,18 +132,14 @@ pub(crate) async fn join(
     until: Option<Instant>,
 ) -> Result<Option<ClaimGuard>, Refusal> {
     let seen = match look(keeper, &spec.key, owner, until).await {
-        // A counter that has gone took the id along: whose the lock is nobody knows, and its token would be none.
-        Ok(seen) => seen.filter(|seen| seen.token > 0 && (seen.is_held || seen.id.is_empty())),
+        Ok(seen) => seen.filter(|seen| may_be_joined(keeper, &spec.key, owner, seen)),
         Err(error) if until.is_some_and(|until| until <= Instant::now()) => {
             return Err(error.into());
         }
         // The attempt that follows tells what is wrong with the nodes.
         Err(_) => None,
     };
-    let is_ending = |id| keeper.ledger.is_being_released(&spec.key, owner, id);
-    let Some(Seen { token, id, .. }) = seen.filter(|seen| !is_ending(seen.id)) else {
-        return Ok(None);
-    };
+    let Some(Seen { token, id, .. }) = seen else { return Ok(None) };
     let offer = Offer { origin: Origin::Adopted, renewal: spec.renewal.clone() };
     let armed = keeper.arm(spec.key.clone(), owner.clone(), id, offer)?;
     let terms = Grant { token, ttl: spec.ttl, began: clock::now() };

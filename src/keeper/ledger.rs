@@ -14,7 +14,7 @@ use tokio::{sync::Notify, time::sleep};
 
 use crate::{
     claim::{Claim, Release},
-    host::{background::Background, clock, sync::lock},
+    host::{clock, sync::lock},
     keeper::{queue::Queues, quorum::Quorum},
     node::round::Round,
     types::{attempt_id::AttemptId, key::Key, retry::below, settings::Settings, token::OwnerToken},
@@ -26,7 +26,6 @@ pub(crate) struct Ledger {
     quorum: Arc<Quorum>,
     queues: Arc<Queues>,
     release_timeout: Duration,
-    background: Background,
     claims: Mutex<BTreeMap<u64, Arc<Claim>>>,
     next_id: AtomicU64,
     is_closed: AtomicBool,
@@ -40,7 +39,6 @@ impl Ledger {
             quorum,
             queues,
             release_timeout: settings.release_timeout,
-            background: settings.background.clone(),
             claims: Mutex::default(),
             next_id: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
@@ -155,7 +153,7 @@ impl Ledger {
         self: &Arc<Self>,
         claim: Arc<Claim>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        self.background.time(self.clone().settle(claim))
+        self.quorum.time(self.clone().settle(claim))
     }
 
     /// Releases a withdrawn claim everywhere it may hold the key, again and again until every such node has

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use super::queue::Queues;
 use crate::{
     claim::Claim,
-    host::background::Background,
+    host::background::{Background, Timed},
     node::{Answer, Command, Node, NodeClient, NodeSubscription, Notice, OnNotice, Recovered},
     types::{error::NodeError, key::Key, settings::Settings, validity::quorum},
 };
@@ -73,6 +73,11 @@ impl Quorum {
     ) -> impl Future<Output = Result<Answer, NodeError>> + Send + use<> {
         let (quorum, claim) = (self.clone(), claim.clone());
         let call = async move { quorum.client(node).ask(&claim.send_log, command).await };
+        self.time(call)
+    }
+
+    /// A call whose timers are those of the background's runtime, whichever runtime polls it.
+    pub(crate) fn time<F: Future>(&self, call: F) -> Timed<F> {
         self.background.time(call)
     }
 
