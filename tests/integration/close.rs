@@ -5,7 +5,8 @@ use futures_util::future::join;
 use redlatch::{Error, LockGuard, LockManager, LossReason, OwnerToken, Result};
 
 use crate::support::{
-    BOUND, Events, Proxy, Server, Site, eventually, everywhere, millis, on_servers, secs, within,
+    BOUND, Events, Proxy, Server, Site, eventually, everywhere, millis, on_servers,
+    over_a_slow_third, secs, within,
 };
 
 everywhere!(
@@ -335,4 +336,15 @@ async fn close_before_the_answer(
 
 fn assert_closed(result: &Result<LockGuard>) {
     assert!(matches!(result, Err(Error::Closed)), "{result:?}");
+}
+
+#[tokio::test]
+async fn close_does_not_wait_for_a_key_that_is_no_lock() {
+    let site = Site::servers(3);
+    for server in site.all() {
+        server.command(&["RPUSH", "k", "a list"]);
+    }
+    let (manager, _slow) = over_a_slow_third(&site, millis(200)).await;
+    within(manager.lock("k").try_acquire()).await.unwrap_err();
+    assert_eq!(within(manager.close()).await, 0);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join;
-use redlatch::{ClockDrift, Error, LockManager};
+use redlatch::{ClockDrift, Error, LockGuard, LockManager};
 use tokio::time::Instant;
 
 use crate::support::{
@@ -39,6 +39,7 @@ on_servers!(
     a_lock_once_lost_cannot_be_extended,
     extend_is_refused_by_restarted_servers,
     an_extend_counts_from_before_it_was_sent,
+    extend_in_an_outage_is_unavailable,
 );
 
 async fn extend_moves_the_deadline(site: Site) {
@@ -375,4 +376,33 @@ async fn a_deadline_that_rests_on_a_lost_vote_moves_back() {
     })
     .await;
     assert!(guard.is_valid(), "two servers have it for as long");
+}
+
+async fn extend_in_an_outage_is_unavailable(site: Site) {
+    let manager = site.builder().node_timeout(millis(30)).build().unwrap();
+    for round in 0..4 {
+        let guard = held_in_an_outage(&site, &manager, &format!("k{round}")).await;
+        let error = within(guard.extend(secs(5))).await.unwrap_err();
+        site.all().iter().for_each(Server::resume);
+        assert!(error.is_unavailable(), "{error:?}");
+        eventually("the servers are back", async || {
+            manager.ping().await.iter().all(|node| node.round_trip().is_ok())
+        })
+        .await;
+    }
+}
+
+/// A lock on servers that are paused now. On a busy machine it takes several attempts to be so quick.
+async fn held_in_an_outage(site: &Site, manager: &LockManager, key: &str) -> LockGuard {
+    for _ in 0..100 {
+        let Ok(guard) = within(manager.lock(key).ttl(millis(400)).acquire()).await else {
+            continue;
+        };
+        site.all().iter().for_each(Server::pause);
+        if guard.remaining() > millis(200) {
+            return guard;
+        }
+        site.all().iter().for_each(Server::resume);
+    }
+    panic!("the machine is too slow for a lock of 400 ms");
 }

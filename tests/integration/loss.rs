@@ -204,3 +204,16 @@ async fn a_silent_majority_is_no_loss_before_the_deadline() {
     assert_eq!(guard.lost().now_or_never(), None);
     site.all()[..2].iter().for_each(Server::resume);
 }
+
+#[tokio::test]
+async fn a_lock_that_one_of_three_nodes_supports_is_lost() {
+    let site = Site::servers(3);
+    let manager = site.builder().node_timeout(millis(200)).build().unwrap();
+    drop(manager.ping().await);
+    site.all()[2].pause();
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    site.all()[1].del("k");
+    within(guard.try_extend(secs(600))).await.unwrap_err();
+    assert_eq!(within(guard.lost()).await, LossReason::Taken);
+    site.all()[2].resume();
+}

@@ -25,7 +25,9 @@ mod acquire;
 mod attempts;
 mod blips;
 mod bounds;
+
 mod cancel;
+mod chosen_owner;
 mod close;
 mod config;
 mod contract;
@@ -45,7 +47,7 @@ mod memory;
 mod metrics;
 mod nodes;
 mod oddities;
-mod once_broken;
+
 mod outage;
 mod policies;
 mod preflight;

@@ -27,6 +27,8 @@ on_servers!(
     the_login_of_the_url_is_used,
     a_password_without_a_user_is_used,
     odd_characters_of_a_login_are_decoded,
+    a_pools_borrower_cannot_move_the_lane_to_another_database,
+    a_pool_in_full_use_still_locks,
 );
 
 async fn a_pool_of_one_connection_serves_a_manager(site: Site) {
@@ -474,4 +476,28 @@ async fn query(connection: &mut Connection, args: &[&str]) -> String {
         command.arg(arg);
     }
     within(command.query_async(connection)).await.unwrap()
+}
+
+async fn a_pools_borrower_cannot_move_the_lane_to_another_database(site: Site) {
+    let mut pools = Vec::new();
+    for server in site.all() {
+        let pool = pool(server);
+        let mut borrowed = pool.get().await.unwrap();
+        let () = cmd("SELECT").arg(5).query_async(&mut borrowed).await.unwrap();
+        drop(borrowed);
+        pools.push(pool);
+    }
+    let manager = LockManager::quorum(pools).build().unwrap();
+    let _guard = manager.lock("k").try_acquire().await.unwrap();
+    assert!(site.manager().lock("k").try_acquire().await.unwrap_err().is_contended());
+}
+
+async fn a_pool_in_full_use_still_locks(site: Site) {
+    let pools: Vec<_> = site.all().iter().map(pool).collect();
+    let mut in_use = Vec::new();
+    for pool in &pools {
+        in_use.push(pool.get().await.unwrap());
+    }
+    let manager = LockManager::quorum(pools).build().unwrap();
+    manager.lock("k").try_acquire().await.unwrap().release().await.unwrap();
 }

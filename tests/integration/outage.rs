@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use redlatch::{Error, LockGuard, LockManager, LockManagerBuilder, Retry};
+use redlatch::{Error, LockGuard, LockManager, LockManagerBuilder, Node, Retry};
 use tokio::time::Instant;
 
 use crate::support::{Server, Site, chain, eventually, millis, on_servers, secs, within};
@@ -411,4 +411,16 @@ async fn what_was_never_sent_needs_no_release(site: Site) {
     tokio::time::sleep(millis(20)).await;
     assert!(within(manager.lock("k").try_acquire()).await.unwrap_err().is_unavailable());
     assert_eq!(within(manager.close()).await, 0);
+}
+
+#[tokio::test]
+async fn an_outage_is_told_although_the_one_node_left_refuses() {
+    let node = Node::in_memory();
+    let other = LockManager::single(node.clone()).build().unwrap();
+    let _held = other.lock("k").ttl(secs(600)).await.unwrap();
+    let down = |port| Node::open(format!("redis://127.0.0.1:{port}")).unwrap();
+    let builder = LockManager::quorum([node, down(1), down(2)]).node_timeout(millis(50));
+    let manager = builder.retry(Retry::jittered(millis(1), millis(5))).build().unwrap();
+    let error = within(manager.lock("k").acquire()).await.unwrap_err();
+    assert!(error.is_unavailable(), "{error:?}");
 }

@@ -1,7 +1,7 @@
 //! Ending a lock: by release, by forgetting it.
 
 use futures_util::future::join3;
-use redlatch::{Error, LockRequest, Result};
+use redlatch::{Error, LockManager, LockRequest, Result};
 use tokio::task::JoinHandle;
 
 use crate::support::{
@@ -30,6 +30,7 @@ on_servers!(
     release_whose_answer_came_too_late_is_confirmed,
     release_of_an_unfenced_lock_whose_answer_came_too_late_is_confirmed,
     release_of_an_unfenced_lock_whose_answer_was_lost_with_its_connection_is_not_held,
+    a_release_whose_answer_was_lost_with_its_connection_is_confirmed,
 );
 
 async fn release_frees_the_lock(site: Site) {
@@ -248,4 +249,37 @@ async fn release_asks_again_where_refusals_overlapped(site: Site) {
     site.all().iter().for_each(Server::reset_calls);
     assert!(guard.release().await.unwrap_err().is_not_held());
     eventually("the release is asked", async || are_asked(1)).await;
+}
+
+async fn a_release_whose_answer_was_lost_with_its_connection_is_confirmed(site: Site) {
+    let proxies: Vec<_> = site.all().iter().map(Proxy::start).collect();
+    let builder = LockManager::quorum(proxies.iter().map(Proxy::url));
+    let manager = builder.node_timeout(secs(10)).release_timeout(secs(10)).build().unwrap();
+    let all_have_it = async || site.lock_keys().len() == site.all().len();
+    // Every server knows the scripts by then.
+    let warm = manager.lock("warm").await.unwrap();
+    eventually("all have it", all_have_it).await;
+    warm.release().await.unwrap();
+    site.empties("warm").await;
+    let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", all_have_it).await;
+    proxies.iter().for_each(Proxy::swallow_replies);
+    let release = tokio::spawn(guard.release());
+    eventually("it is deleted", async || site.lock_keys().is_empty()).await;
+    proxies.iter().for_each(Proxy::heal);
+    proxies.iter().for_each(Proxy::cut);
+    within(release).await.unwrap().expect("it was ours when it was deleted");
+}
+
+#[tokio::test]
+async fn a_release_that_one_of_three_confirmed_is_unavailable() {
+    let servers = Server::group(2);
+    let nobody = "redis://127.0.0.1:1".to_owned();
+    let builder = LockManager::quorum([servers[0].url(), servers[1].url(), nobody]);
+    let builder = builder.node_timeout(millis(200)).release_timeout(secs(1));
+    let guard = builder.build().unwrap().lock("k").await.unwrap();
+    servers[1].pause();
+    let error = within(guard.release()).await.unwrap_err();
+    servers[1].resume();
+    assert!(error.is_unavailable(), "{error:?}");
 }

@@ -1,14 +1,16 @@
 //! One manager and many runtimes: one after the other, at once, or none at all.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, LazyLock, OnceLock};
 use std::thread::{scope, spawn};
+use std::time::Duration;
 
 use redlatch::{Error, LockGuard, LockManager, LockTicket, Retry};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{
-    Events, Proxy, Record, Site, Trace, eventually, everywhere_outside, millis,
+    BOUND, Events, Proxy, Record, Site, Trace, eventually, everywhere, everywhere_outside, millis,
     outside_of_a_runtime, secs, within,
 };
 
@@ -37,6 +39,8 @@ everywhere_outside!(
     locks_dropped_after_the_runtime_has_ended_are_warned_of_once,
     a_manager_that_was_closed_leaves_nothing_to_warn_of,
 );
+
+everywhere!(renewal_goes_on_when_the_runtime_of_the_first_use_ends);
 
 static IN_MEMORY: LazyLock<LockManager> = LazyLock::new(LockManager::in_memory);
 static ON_A_SERVER: OnceLock<LockManager> = OnceLock::new();
@@ -441,4 +445,68 @@ async fn assert_lives(manager: &LockManager, key: &str) {
 
 fn assert_no_runtime(error: Error) {
     assert!(error.is_config() && error.to_string().contains("runtime"), "{error:?}");
+}
+
+/// Runs on threads of its own: the test's runtime is the third.
+async fn renewal_goes_on_when_the_runtime_of_the_first_use_ends(site: Site) {
+    let manager = site.manager();
+    let (first, second) = (threaded(), threaded());
+    let once = manager.clone();
+    let used = first.spawn(async move { once.lock("x").await?.release().await });
+    used.await.unwrap().unwrap();
+    let run = second.spawn(manager.lock("k").ttl(secs(2)).run(async |guard| {
+        let start = tokio::time::Instant::now();
+        while guard.valid_until() < start + secs(5) {
+            tokio::time::sleep(millis(20)).await;
+        }
+    }));
+    tokio::time::sleep(millis(100)).await;
+    first.shutdown_background();
+    within(run).await.unwrap().expect("it was renewed throughout");
+    second.shutdown_background();
+}
+
+#[test]
+fn a_release_reaches_every_server_although_its_runtime_has_ended() {
+    let site = Site::servers(3);
+    let manager = site.manager();
+    let guard = threaded().block_on(async {
+        let guard = manager.lock("k").ttl(secs(600)).await.unwrap();
+        eventually("every server has it", async || site.lock_keys().len() == 3).await;
+        guard
+    });
+    site.all()[2].pause();
+    threaded().block_on(within(guard.release())).unwrap();
+    site.all()[2].resume();
+    threaded().block_on(async {
+        manager.lock("other").await.unwrap().release().await.unwrap();
+        site.empties_of("k").await;
+    });
+}
+
+#[test]
+fn a_runtime_that_ends_while_lanes_connect_ends() {
+    let (ended, rounds) = channel();
+    spawn(move || {
+        for round in 0..100 {
+            let mut builder = Builder::new_multi_thread();
+            let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+            for _ in 0..2 {
+                runtime.spawn(connect_in_vain());
+            }
+            std::thread::sleep(Duration::from_micros(300 + 37 * round % 1500));
+            drop(runtime);
+            ended.send(()).unwrap();
+        }
+    });
+    for _ in 0..100 {
+        rounds.recv_timeout(BOUND).expect("the runtime ends");
+    }
+}
+
+async fn connect_in_vain() {
+    loop {
+        let manager = LockManager::single("redis://127.0.0.1:1").build().unwrap();
+        manager.lock("k").try_acquire().await.unwrap_err();
+    }
 }

@@ -2,7 +2,9 @@
 
 use redlatch::{Error, FencingToken, LockTicket, OwnerToken};
 
-use crate::support::{Site, eventually, everywhere, millis, on_servers, secs, within};
+use crate::support::{
+    Site, eventually, everywhere, millis, on_servers, over_a_slow_third, secs, within,
+};
 
 everywhere!(
     a_ticket_says_all_about_the_lock,
@@ -289,4 +291,29 @@ async fn a_ticket_without_a_token_is_none_of_a_chosen_owners_lock(site: Site) {
     let ticket = LockTicket::new("k", owner, FencingToken::NONE, secs(600));
     assert!(within(manager.adopt(ticket)).await.unwrap_err().is_not_held());
     guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_adopted_lock_is_released_where_the_counter_is_ahead_too() {
+    let site = Site::servers(3);
+    site.all()[2].command(&["SET", "{k}:fence", "4000000000000000"]);
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    let adopted = site.manager().adopt(guard.into_ticket()).await.unwrap();
+    adopted.release().await.unwrap();
+    site.empties("k").await;
+}
+
+#[tokio::test]
+async fn an_adopted_lock_is_released_where_the_counter_is_behind_too() {
+    let site = Site::servers(3);
+    for server in &site.all()[..2] {
+        server.command(&["SET", "{k}:fence", "4000000000000000"]);
+    }
+    let guard = site.manager().lock("k").ttl(secs(600)).await.unwrap();
+    eventually("all have it", async || site.lock_keys().len() == 3).await;
+    let (manager, _slow) = over_a_slow_third(&site, millis(200)).await;
+    let adopted = manager.adopt(guard.into_ticket()).await.unwrap();
+    adopted.release().await.unwrap();
+    site.empties("k").await;
 }

@@ -21,7 +21,7 @@ pub(crate) use monitor::Monitor;
 pub(crate) use proxy::Proxy;
 pub(crate) use seeds::Seeds;
 pub(crate) use server::Server;
-pub(crate) use site::Site;
+pub(crate) use site::{Site, over_a_slow_third};
 pub(crate) use trace::{Record, Trace};
 
 /// Tests each fact on one server, on three, on one node in memory and on three of those.

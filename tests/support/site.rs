@@ -5,7 +5,7 @@ use std::time::Duration;
 use redlatch::{LockManager, LockManagerBuilder, Node, OwnerToken};
 use tokio::runtime::Builder;
 
-use super::drive::{LASTING, eventually, within};
+use super::drive::{BOUND, LASTING, eventually, within};
 use super::proxy::Proxy;
 use super::server::Server;
 
@@ -159,3 +159,14 @@ fn patient(builder: LockManagerBuilder) -> LockManagerBuilder {
 
 /// The owner token that [`Site::seize`] leaves.
 const ANOTHER: &str = "another-owner";
+
+/// A manager whose connections stand, over three servers of which the third answers late.
+pub(crate) async fn over_a_slow_third(site: &Site, delay: Duration) -> (LockManager, Proxy) {
+    let slow = Proxy::start(&site.all()[2]);
+    let urls = [site.all()[0].url(), site.all()[1].url(), slow.url()];
+    let builder = LockManager::quorum(urls).node_timeout(BOUND).release_timeout(BOUND * 2);
+    let manager = builder.build().unwrap();
+    drop(manager.ping().await);
+    slow.delay_replies(delay);
+    (manager, slow)
+}
