@@ -45,7 +45,9 @@
 //!    [`quorum`](LockManager::quorum), and clone it. [`Node`] is what it is made of, if a URL does not do.
 //! 2. [`LockRequest`], from [`lock`](LockManager::lock), says how long to hold and to wait, and ends with
 //!    [`acquire`](LockRequest::acquire), [`try_acquire`](LockRequest::try_acquire) or [`run`](LockRequest::run).
-//!    [`LockSetRequest`], from [`lock_all`](LockManager::lock_all), does so for several keys. [`Retry`] is when to try again.
+//!    [`LockSetRequest`], from [`lock_all`](LockManager::lock_all), does so for several keys, and
+//!    [`LockAnyRequest`], from [`lock_any`](LockManager::lock_any) or [`semaphore`](LockManager::semaphore), for any of
+//!    several. [`Retry`] is when to try again.
 //! 3. [`LockGuard`] is the lock: [`is_valid`](LockGuard::is_valid), [`extend`](LockGuard::extend),
 //!    [`lost`](LockGuard::lost), [`while_held`](LockGuard::while_held), [`release`](LockGuard::release).
 //!    [`LockSet`] is several of them, all or none. [`FencingToken`] is for the resource.
@@ -92,6 +94,7 @@ pub use deadpool_redis;
 pub use crate::{
     inspect::{LockStatus, NodeHealth, NodeVote},
     lock::{
+        any_request::LockAnyRequest,
         guard::LockGuard,
         request::LockRequest,
         set::LockSet,

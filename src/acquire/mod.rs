@@ -1,18 +1,20 @@
 //! Acquiring: attempt after attempt, with the right pause between them, until it succeeds or must give up.
 
+pub(crate) mod any;
 pub(crate) mod attempt;
 mod election;
 mod fencing;
 pub(crate) mod spec;
 pub(crate) mod take_over;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, slice::from_ref, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{
     acquire::{
+        any::{AnyOf, Tactics},
         attempt::attempt,
         spec::{AskOrder, LockSpec, Refusal},
     },
@@ -21,12 +23,13 @@ use crate::{
         Keeper,
         claim_guard::ClaimGuard,
         outage::{Health, pause_after_rounds},
-        queue::{Event, LocalHolder, Place, Signals, WakeOn},
+        queue::{Event, LocalHolder, Place, Signals, WakeOn, queue_name},
         quorum::Subscriptions,
     },
     metrics::Acquiring,
     types::{
         error::{Error, Result},
+        key::Key,
         retry::{Retry, below},
     },
 };
@@ -40,16 +43,21 @@ pub(crate) struct Limits {
 }
 
 /// Takes the lock, waiting for it in the local queue. Dropping the future leaves no lock behind.
+///
+/// With `any` it takes any of these keys, of which that of the `spec` is one.
 pub(crate) async fn acquire(
     keeper: &Arc<Keeper>,
     spec: LockSpec,
+    any: Option<AnyOf>,
     limits: Limits,
 ) -> Result<ClaimGuard> {
     let mut acquire = Acquire {
         deadline: limits.wait_timeout.and_then(|wait| limits.began.checked_add(wait)),
         record: Acquiring::begin(),
+        queue: queue_name(any.as_ref().map_or(from_ref(&spec.key), AnyOf::keys)),
         keeper,
         spec,
+        any,
         limits,
         tries: Tries::default(),
         subscriptions: None,
@@ -59,9 +67,18 @@ pub(crate) async fn acquire(
     result
 }
 
+/// The span of one attempt.
+pub(crate) fn attempt_span(spec: &LockSpec, attempt: u32) -> Span {
+    tracing::debug_span!("acquire", key = &*spec.key.name, attempt)
+}
+
 struct Acquire<'a> {
     keeper: &'a Arc<Keeper>,
+    /// Of several keys that would do, it has the one that was tried last.
     spec: LockSpec,
+    any: Option<AnyOf>,
+    /// The name of the queue in which it stands or may come to stand.
+    queue: Arc<str>,
     limits: Limits,
     record: Acquiring,
     deadline: Option<Instant>,
@@ -99,12 +116,12 @@ impl Acquire<'_> {
         // Who does not wait does not queue, and an owner who may hold the lock must not queue behind those
         // who wait for it.
         if self.spec.joins || !self.limits.retry.allows_another(1) {
-            match self.attempt().await? {
+            match self.attempt(None).await? {
                 Ok(armed) => return Ok(armed),
                 Err(refusal) => pause = Some(self.pause_after(refusal)?),
             }
         }
-        let place = self.keeper.queues.stand(&self.spec.key);
+        let place = self.keeper.queues.stand(&self.queue, self.keys());
         let mut seen = place.arrival;
         if !place.is_first {
             self.stand(&place).await?;
@@ -115,9 +132,12 @@ impl Acquire<'_> {
                 self.sleep(&place, seen, &pause).await?;
                 seen = place.news();
             }
-            match self.attempt().await? {
+            match self.attempt(Some(&place)).await? {
                 Ok(armed) => {
-                    place.leave_to(LocalHolder { until: armed.claim().ends(), seen });
+                    // Others of several keys may be free.
+                    if self.any.is_none() {
+                        place.leave_to(LocalHolder { until: armed.claim().ends(), seen });
+                    }
                     return Ok(armed);
                 }
                 Err(refusal) => pause = Some(self.pause_after(refusal)?),
@@ -190,23 +210,33 @@ impl Acquire<'_> {
         }
     }
 
+    fn keys(&self) -> &[Arc<Key>] {
+        self.any.as_ref().map_or(from_ref(&self.spec.key), AnyOf::keys)
+    }
+
     fn listen(&mut self) {
-        let (quorum, key) = (&self.keeper.quorum, &self.spec.key);
-        self.subscriptions.get_or_insert_with(|| quorum.listen(key));
+        if self.subscriptions.is_none() {
+            self.subscriptions = Some(self.keeper.quorum.listen(self.keys()));
+        }
     }
 
     /// Makes an attempt that ends in time.
-    async fn attempt(&mut self) -> Result<Result<ClaimGuard, Refusal>> {
+    async fn attempt(&mut self, place: Option<&Place>) -> Result<Result<ClaimGuard, Refusal>> {
         self.keeper.check_open()?;
         let (number, ask_order) = (self.record.attempts + 1, self.ask_order());
         if ask_order == AskOrder::Census {
             self.tries.asked_all = Some(Instant::now());
         }
         let until = self.attempt_ends();
-        let span = tracing::debug_span!("acquire", key = &*self.spec.key.name, attempt = number);
         // Boxed, so that those who only wait take little room.
-        let attempt = Box::pin(attempt(self.keeper, &self.spec, ask_order, until).instrument(span));
-        Ok(attempt.await)
+        let Some(any) = &self.any else {
+            let span = attempt_span(&self.spec, number);
+            let attempt = attempt(self.keeper, &self.spec, ask_order, until).instrument(span);
+            return Ok(Box::pin(attempt).await);
+        };
+        let tactics =
+            Tactics { number, ask_order, until, freed: place.and_then(Place::take_freed) };
+        Ok(Box::pin(any.attempt(self.keeper, &mut self.spec, tactics)).await)
     }
 
     fn ask_order(&self) -> AskOrder {
@@ -215,7 +245,7 @@ impl Acquire<'_> {
         match self.record.attempts + 1 {
             // Too few are known to answer: whether that is an outage, all must tell.
             _ if !quorum.is_majority_up() => AskOrder::Census,
-            _ if queues.outage(&self.spec.key).is_some() => AskOrder::Census,
+            _ if queues.outage(&self.queue).is_some() => AskOrder::Census,
             // Also where one node alone was heard of late: it does not know how the others are. But not right after a
             // release: those who wait in other processes look now too, and would take the votes from one another.
             _ if self.tries.contention.is_none()
@@ -240,7 +270,7 @@ impl Acquire<'_> {
             deadline => deadline,
         };
         let waiting = &self.keeper.queues;
-        let outage = waiting.outage(&self.spec.key).filter(|_| !is_first || self.tries.has_stood);
+        let outage = waiting.outage(&self.queue).filter(|_| !is_first || self.tries.has_stood);
         let despair = outage.and_then(|outage| self.despair(outage.began));
         deadline.into_iter().chain(despair).min()
     }
@@ -258,7 +288,7 @@ impl Acquire<'_> {
     fn check_patience(&self) -> Result<()> {
         let key = &self.spec.key;
         let is_over = |began| self.despair(began).is_some_and(|end| end <= Instant::now());
-        match self.keeper.queues.outage(key) {
+        match self.keeper.queues.outage(&self.queue) {
             Some(outage) if is_over(outage.began) => Err(outage.shortage.error(&key.name)),
             _ => Ok(()),
         }

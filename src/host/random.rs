@@ -12,6 +12,17 @@ pub(crate) fn unit() -> f64 {
     rand::rng().random()
 }
 
+/// A random number below `len`; 0 where there is none.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "lengths are small, and the product is below one of them"
+)]
+pub(crate) fn index(len: usize) -> usize {
+    (unit() * len as f64) as usize
+}
+
 /// 122 random bits from a cryptographically secure generator.
 pub(crate) fn uuid() -> Uuid {
     #[cfg(test)]

@@ -108,6 +108,17 @@ impl Ledger {
         }
     }
 
+    /// Which of these sorted keys are held here, or about to be.
+    pub(crate) fn held_here(&self, keys: &[Arc<Key>]) -> Vec<bool> {
+        let mut held = vec![false; keys.len()];
+        for claim in lock(&self.claims).values().filter(|claim| !claim.send_log.is_withdrawn()) {
+            if let Ok(index) = keys.binary_search_by(|key| (*key.name).cmp(claim.key())) {
+                held[index] = true;
+            }
+        }
+        held
+    }
+
     /// Whether a lock is being released here, so that nobody must share it: it is about to end for all.
     pub(crate) fn is_being_released(&self, key: &Key, owner: &OwnerToken, id: AttemptId) -> bool {
         lock(&self.claims).values().any(|claim| {

@@ -1,20 +1,28 @@
 //! Queues: this process' waiters for a key stand in a queue, and only its head asks the nodes.
 
+mod place;
+mod signals;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex},
 };
 
 use tokio::{sync::Notify, time::Instant};
 
+pub(crate) use self::{
+    place::Place,
+    signals::{Event, LocalHolder, Signals, WakeOn},
+};
 use crate::{
     host::sync::lock,
     keeper::outage::{Health, Outage},
     metrics,
-    types::key::Key,
+    types::key::{Key, LONGEST_KEY},
 };
 
-/// The queues of a manager, one for each key that somebody waits for.
+/// The queues of a manager, one for each key that somebody waits for, and for each group of keys of which any will do.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
     state: Mutex<State>,
@@ -23,6 +31,8 @@ pub(crate) struct Queues {
 #[derive(Debug, Default)]
 struct State {
     queues: HashMap<Arc<str>, Queue>,
+    /// The names of the groups' queues, by each key of the group.
+    groups: HashMap<Arc<str>, Vec<Arc<str>>>,
     closed: bool,
     /// There since the last round, for whatever key, that a majority answered.
     outage: Option<Outage>,
@@ -34,34 +44,16 @@ struct Queue {
     waiters: VecDeque<Waiter>,
     next_waiter: u64,
     news: Signals,
-    /// The fencing token of the lock that was released last.
-    released: Option<u64>,
+    /// The lock that was released last: its key, for a group, and its fencing token.
+    released: Option<(Option<Arc<str>>, u64)>,
+    /// The key of a group that was released, and that nobody has tried since.
+    freed: Option<Arc<str>>,
+    /// The keys of a group.
+    group: Box<[Arc<str>]>,
     /// Somebody of this queue holds the lock.
     holder: Option<LocalHolder>,
     /// The same as the manager's, but only rounds for this key end it: a cluster may be without some of its keys.
     outage: Option<Outage>,
-}
-
-impl Signals {
-    fn is_worth_a_look(self, seen: Self, wake_on: WakeOn) -> bool {
-        let is_notice = self.notices > seen.notices;
-        let is_doubt = self.doubts > seen.doubts;
-        match wake_on {
-            WakeOn::Notices => is_notice,
-            WakeOn::Doubts => is_notice || is_doubt,
-            WakeOn::Releases => self.releases > seen.releases || is_doubt,
-            WakeOn::Recoveries => is_notice || self.recoveries > seen.recoveries,
-        }
-    }
-
-    pub(crate) const fn has_notice_since(self, seen: Self) -> bool {
-        self.notices > seen.notices
-    }
-
-    /// The same, with the recoveries of `later`.
-    pub(crate) const fn with_recoveries_of(self, later: Self) -> Self {
-        Self { recoveries: later.recoveries, ..self }
-    }
 }
 
 /// A waiter's number, and what wakes it.
@@ -71,85 +63,43 @@ struct Waiter {
     wakeup: Arc<Notify>,
 }
 
-/// How much was heard of a key so far: whoever keeps a copy can tell whether there is more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Signals {
-    /// Locks that were released.
-    releases: u64,
-    /// Notices worth a look: one release may be told by several nodes.
-    notices: u64,
-    /// Reasons to look because something may have been missed.
-    doubts: u64,
-    /// Connections to nodes that were opened.
-    recoveries: u64,
-}
-
-/// What a waiter looks again for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WakeOn {
-    /// Notices alone: whoever counts attempts makes none for a mere doubt.
-    Notices,
-    /// Also the doubt that something was missed.
-    Doubts,
-    /// As [`Doubts`](Self::Doubts), but what is told again of a release that is known is no news.
-    Releases,
-    /// Notices, and connections to nodes that were opened.
-    Recoveries,
-}
-
-/// What a waiter waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// To be the head of the queue.
-    Turn,
-    /// Signals that were not seen and is worth a look.
-    Signals { seen: Signals, wake_on: WakeOn },
-}
-
-/// What is known of the lock's holder.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalHolder {
-    /// When its lock ends at the latest, if nobody extends it.
-    pub(crate) until: Instant,
-    /// What had been heard when it took the lock.
-    pub(crate) seen: Signals,
-}
-
 impl Queues {
-    /// Takes a place at the end of the queue for `key`.
-    pub(crate) fn stand(self: &Arc<Self>, key: &Key) -> Place {
-        let (key, wakeup) = (key.name.clone(), Arc::new(Notify::new()));
+    /// Takes a place at the end of the queue of those who want the one key, or any of the several: see [`queue_name`].
+    pub(crate) fn stand(self: &Arc<Self>, name: &Arc<str>, keys: &[Arc<Key>]) -> Place {
+        let (name, wakeup) = (name.clone(), Arc::new(Notify::new()));
         let mut state = lock(&self.state);
-        let queue = state.queues.entry(key.clone()).or_default();
+        let queue = state.join(&name, keys);
         let (waiter, arrival) = (queue.next_waiter, queue.news);
         let is_first = queue.waiters.is_empty();
         queue.next_waiter += 1;
         queue.waiters.push_back(Waiter { number: waiter, wakeup: wakeup.clone() });
         metrics::waiters(1.0);
         drop(state);
-        Place { waiting: self.clone(), key, waiter, wakeup, is_first, arrival }
+        Place { waiting: self.clone(), queue: name, waiter, wakeup, is_first, arrival }
     }
 
     /// Notes that the lock with this fencing token was released, and wakes the head of the queue: for the first
     /// who tells it, and once more `at_first`, for the node that the head will ask first.
-    pub(crate) fn released(&self, key: &str, token: u64, at_first: impl FnOnce() -> bool) {
-        let mut state = lock(&self.state);
-        let Some(queue) = state.queues.get_mut(key) else { return };
-        if queue.released.replace(token) != Some(token) {
-            queue.news.releases += 1;
-        } else if !at_first() {
-            return;
-        }
-        queue.news.notices += 1;
-        queue.wake_head();
+    pub(crate) fn released(&self, key: &str, token: u64, at_first: impl Fn() -> bool) {
+        lock(&self.state).each_about(key, |queue, slot| {
+            let release = Some((slot.cloned(), token));
+            if queue.released != release {
+                queue.news.releases += 1;
+                (queue.released, queue.freed) = (release, slot.cloned());
+            } else if !at_first() {
+                return;
+            }
+            queue.news.notices += 1;
+            queue.wake_head();
+        });
     }
 
     /// Has the head of the queue look once more: something may have been missed.
     pub(crate) fn doubt(&self, key: &str) {
-        if let Some(queue) = lock(&self.state).queues.get_mut(key) {
+        lock(&self.state).each_about(key, |queue, _| {
             queue.news.doubts += 1;
             queue.wake_head();
-        }
+        });
     }
 
     /// Has the heads of all queues look that wait for a node to come back.
@@ -172,9 +122,9 @@ impl Queues {
         }
     }
 
-    /// The outage that lasts, as far as it is known to somebody who wants this key.
-    pub(crate) fn outage(&self, key: &Key) -> Option<Outage> {
-        lock(&self.state).outage_of(&key.name).cloned()
+    /// The outage that lasts, as far as it is known to somebody in this queue.
+    pub(crate) fn outage(&self, queue: &str) -> Option<Outage> {
+        lock(&self.state).outage_of(queue).cloned()
     }
 
     #[cfg(test)]
@@ -198,23 +148,57 @@ impl State {
         queues.into_iter().map(|(_, queue)| queue).collect()
     }
 
+    /// The queue of this name, and that of its group if it is a new one.
+    fn join(&mut self, name: &Arc<str>, keys: &[Arc<Key>]) -> &mut Queue {
+        let Self { queues, groups, .. } = self;
+        queues.entry(name.clone()).or_insert_with(|| {
+            let group = if keys.len() > 1 { keys } else { &[] };
+            for key in group {
+                groups.entry(key.name.clone()).or_default().push(name.clone());
+            }
+            Queue { group: group.iter().map(|key| key.name.clone()).collect(), ..Queue::default() }
+        })
+    }
+
+    /// Removes a queue that nobody stands in.
+    fn remove(&mut self, name: &Arc<str>) {
+        for key in self.queues.remove(name).into_iter().flat_map(|queue| queue.group) {
+            if let Entry::Occupied(mut groups) = self.groups.entry(key) {
+                groups.get_mut().retain(|group| group != name);
+                if groups.get().is_empty() {
+                    groups.remove();
+                }
+            }
+        }
+    }
+
+    /// Goes through the queues of those who want this key: alone, or as one of a group, of which it is told then.
+    fn each_about(&mut self, key: &str, mut each: impl FnMut(&mut Queue, Option<&Arc<str>>)) {
+        if let Some(queue) = self.queues.get_mut(key) {
+            each(queue, None);
+        }
+        let Some((key, groups)) = self.groups.get_key_value(key) else { return };
+        for group in groups {
+            if let Some(queue) = self.queues.get_mut(group) {
+                each(queue, Some(key));
+            }
+        }
+    }
+
     fn mended(&mut self, key: &str) {
         self.outage = None;
-        if let Some(queue) = self.queues.get_mut(key) {
-            queue.outage = None;
-        }
+        self.each_about(key, |queue, _| queue.outage = None);
     }
 
     /// Notes a round that no majority answered. Whoever waits learns of the first.
     fn failed(&mut self, key: &str, outage: Outage) {
         let is_first = last_longer(&mut self.outage, outage.clone());
-        let queue = self.queues.get_mut(key);
-        let is_first_here = queue.is_some_and(|queue| {
-            let is_first = last_longer(&mut queue.outage, outage);
-            if is_first {
+        let mut is_first_here = false;
+        self.each_about(key, |queue, _| {
+            if last_longer(&mut queue.outage, outage.clone()) {
+                is_first_here = true;
                 queue.wake_all();
             }
-            is_first
         });
         if is_first {
             for queue in self.in_order() {
@@ -225,13 +209,13 @@ impl State {
         }
     }
 
-    fn outage_of(&self, key: &str) -> Option<&Outage> {
-        let of_key = self.queues.get(key).and_then(|queue| queue.outage.as_ref());
-        of_key.into_iter().chain(&self.outage).min_by_key(|outage| outage.began)
+    fn outage_of(&self, queue: &str) -> Option<&Outage> {
+        let of_queue = self.queues.get(queue).and_then(|queue| queue.outage.as_ref());
+        of_queue.into_iter().chain(&self.outage).min_by_key(|outage| outage.began)
     }
 
     fn has_happened(&self, event: Event, place: &Place) -> bool {
-        let Some(queue) = self.queues.get(&*place.key).filter(|_| !self.closed) else {
+        let Some(queue) = self.queues.get(&*place.queue).filter(|_| !self.closed) else {
             return true;
         };
         match event {
@@ -239,6 +223,16 @@ impl State {
             Event::Signals { seen, wake_on } => queue.news.is_worth_a_look(seen, wake_on),
         }
     }
+}
+
+/// The name of the queue for the one key, or for any of the several. That of a group is longer than any key.
+pub(crate) fn queue_name(keys: &[Arc<Key>]) -> Arc<str> {
+    if let [key] = keys {
+        return key.name.clone();
+    }
+    let mut hasher = DefaultHasher::new();
+    keys.iter().for_each(|key| key.name.hash(&mut hasher));
+    format!("any of {:x} {:>width$}", hasher.finish(), keys.len(), width = LONGEST_KEY).into()
 }
 
 /// Notes that an outage lasts. Returns whether it is new; else it goes on as it began.
@@ -268,86 +262,6 @@ impl Queue {
 
     fn head(&self) -> Option<u64> {
         self.waiters.front().map(|head| head.number)
-    }
-}
-
-/// A place in a queue. Whoever drops it leaves, and the next moves up.
-#[derive(Debug)]
-pub(crate) struct Place {
-    waiting: Arc<Queues>,
-    key: Arc<str>,
-    waiter: u64,
-    wakeup: Arc<Notify>,
-    /// Whether the queue was empty before.
-    pub(crate) is_first: bool,
-    /// What had been heard when the place was taken.
-    pub(crate) arrival: Signals,
-}
-
-impl Place {
-    /// Waits for something to happen, or for an outage to begin or end since that time. Nothing more happens once
-    /// the manager is closed.
-    pub(crate) async fn wait(&self, event: Event, outage: Option<Instant>) {
-        // A wake-up sent before it is listened for is heard all the same.
-        while !self.has_happened(event) && self.outage_began() == outage {
-            self.wakeup.notified().await;
-        }
-    }
-
-    /// Whether that has happened, or the manager is closed.
-    pub(crate) fn has_happened(&self, event: Event) -> bool {
-        lock(&self.waiting.state).has_happened(event, self)
-    }
-
-    /// When the outage began that lasts, if there is one.
-    pub(crate) fn outage_began(&self) -> Option<Instant> {
-        lock(&self.waiting.state).outage_of(&self.key).map(|outage| outage.began)
-    }
-
-    /// What was heard so far. Whoever asks before an attempt misses nothing after it.
-    pub(crate) fn news(&self) -> Signals {
-        self.read(|queue| queue.news).unwrap_or_default()
-    }
-
-    /// Tells the next in the queue that the lock was taken, so that it need not ask at once.
-    pub(crate) fn leave_to(self, holder: LocalHolder) {
-        // The place is left, and the next is woken, when this drops it.
-        if let Some(queue) = lock(&self.waiting.state).queues.get_mut(&*self.key)
-            && queue.waiters.len() > 1
-        {
-            queue.holder = Some(holder);
-        }
-    }
-
-    /// What the one before in this queue left behind, if it took the lock and nothing was heard since.
-    pub(crate) fn holder(&self) -> Option<LocalHolder> {
-        let is_current =
-            |holder: &LocalHolder, queue: &Queue| holder.seen.releases == queue.news.releases;
-        let current = |queue: &Queue| queue.holder.filter(|holder| is_current(holder, queue));
-        self.read(current).flatten()
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Queue) -> T) -> Option<T> {
-        lock(&self.waiting.state).queues.get(&*self.key).map(read)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        metrics::waiters(-1.0);
-        let mut state = lock(&self.waiting.state);
-        let Some(queue) = state.queues.get_mut(&*self.key) else { return };
-        let was_head = queue.head() == Some(self.waiter);
-        if let Ok(position) =
-            queue.waiters.binary_search_by_key(&self.waiter, |waiter| waiter.number)
-        {
-            queue.waiters.remove(position);
-        }
-        if queue.waiters.is_empty() {
-            state.queues.remove(&*self.key);
-        } else if was_head {
-            queue.wake_head();
-        }
     }
 }
 

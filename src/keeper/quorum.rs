@@ -101,24 +101,27 @@ impl Quorum {
         pending().await
     }
 
-    /// Listens for the releases of a key at every node, as long as the returned value lives.
-    pub(crate) fn listen(&self, key: &Arc<Key>) -> Subscriptions {
-        let listening = self.clients.iter().filter_map(|client| client.listen(key)).collect();
-        Subscriptions { listening, needed: self.needed() }
+    /// Listens for the releases of these keys at every node, as long as the returned value lives.
+    pub(crate) fn listen(&self, keys: &[Arc<Key>]) -> Subscriptions {
+        let listen = |key| self.clients.iter().filter_map(|client| client.listen(key)).collect();
+        Subscriptions { listening: keys.iter().map(listen).collect(), needed: self.needed() }
     }
 }
 
-/// Somebody listens for the releases of a key.
+/// Somebody listens for the releases of one key or several.
 pub(crate) struct Subscriptions {
-    listening: Vec<NodeSubscription>,
+    /// At each node, for each key.
+    listening: Vec<Vec<NodeSubscription>>,
     needed: usize,
 }
 
 impl Subscriptions {
-    /// Whether a release is sure to be heard: it reaches a majority, and a majority is listened to.
+    /// Whether a release of any of the keys is sure to be heard: it reaches a majority, and a majority is listened to.
     pub(crate) fn is_sure(&self) -> bool {
-        let heard = self.listening.iter().filter(|listening| listening.is_heard());
-        heard.count() >= self.needed
+        let is_heard = |nodes: &Vec<NodeSubscription>| {
+            nodes.iter().filter(|node| node.is_heard()).count() >= self.needed
+        };
+        self.listening.iter().all(is_heard)
     }
 }
 

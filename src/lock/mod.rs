@@ -1,5 +1,6 @@
 //! What a caller holds in hand: requests before a lock is taken, guards while it is held, tickets to hand it over.
 
+pub(crate) mod any_request;
 pub(crate) mod guard;
 pub(crate) mod options;
 pub(crate) mod request;

@@ -13,9 +13,13 @@ use tracing::Instrument;
 #[cfg(doc)]
 use crate::Error;
 use crate::{
-    acquire::{attempt::attempt, spec::AskOrder},
+    acquire::{attempt::attempt, attempt_span, spec::AskOrder},
     keeper::Keeper,
-    lock::{guard::LockGuard, options::Options, watch::check_work},
+    lock::{
+        guard::LockGuard,
+        options::Options,
+        take::{hand_over, run},
+    },
     metrics::Acquiring,
     types::{error::Result, event::RenewalEvent, retry::Retry, token::OwnerToken},
 };
@@ -260,14 +264,14 @@ impl LockRequest {
     pub async fn try_acquire(self) -> Result<LockGuard> {
         let spec = self.spec(false)?;
         let mut record = Acquiring::begin();
-        let span = tracing::debug_span!("acquire", key = self.key, attempt = 1);
-        let attempt = attempt(&self.keeper, &spec, AskOrder::AllAtOnce, None).instrument(span);
+        let attempt = attempt(&self.keeper, &spec, AskOrder::AllAtOnce, None);
+        let attempt = attempt.instrument(attempt_span(&spec, 1));
         let result = attempt.await.map_err(|refusal| refusal.error);
         record.attempts = u32::from(result.is_err());
         record.end(result.as_ref().err());
         let armed = result?;
         self.keeper.let_renewal_begin(armed.claim().renewal()).await;
-        Ok(Self::hand_over(self.options.min_hold, armed))
+        Ok(hand_over(self.options.min_hold, armed))
     }
 
     /// Extends the lock if the [owner token](Self::owner) holds it already, takes it if it is free, and waits
@@ -333,10 +337,7 @@ impl LockRequest {
     #[doc(alias("using", "with_lock"))]
     pub async fn run<T>(mut self, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
         self.options.auto_renew = true;
-        let guard = self.acquire().await?;
-        let value = guard.while_held(work(&guard)).await?;
-        check_work(guard.release().await)?;
-        Ok(value)
+        run(self.acquire().await?, work).await
     }
 }
 

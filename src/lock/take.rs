@@ -6,10 +6,10 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::{
-    acquire::{self, spec::LockSpec},
+    acquire::{self, any::AnyOf, spec::LockSpec},
     claim::origin::Origin,
     keeper::{Keeper, claim_guard::ClaimGuard},
-    lock::{guard::LockGuard, options::Options, request::LockRequest},
+    lock::{guard::LockGuard, options::Options, request::LockRequest, watch::check_work},
     metrics,
     types::{error::Result, key::Key},
 };
@@ -17,13 +17,8 @@ use crate::{
 impl LockRequest {
     /// Refuses what cannot work.
     pub(crate) fn check(&self) -> Result<()> {
-        self.key()?;
+        key(&self.keeper, &self.options, &self.key)?;
         self.options.check(&self.keeper.settings)
-    }
-
-    fn key(&self) -> Result<Key> {
-        let Keeper { settings, .. } = &*self.keeper;
-        self.keeper.key(self.key.clone(), settings.fencing(self.options.unfenced))
     }
 
     /// Acquires for a caller who waits since then.
@@ -37,36 +32,69 @@ impl LockRequest {
     pub(super) async fn take(self, joins: bool, began: Option<Instant>) -> Result<LockGuard> {
         let began = began.unwrap_or_else(Instant::now);
         let spec = self.spec(joins)?;
-        let Options { wait_timeout, retry, min_hold, .. } = self.options;
-        let limits = acquire::Limits { began, wait_timeout, retry };
-        let armed = acquire::acquire(&self.keeper, spec, limits).await?;
-        // Whoever gives up while this yields would release a joined lock under those who share it.
-        if armed.claim().origin == Origin::Own {
-            self.keeper.let_renewal_begin(armed.claim().renewal()).await;
-        }
-        Ok(Self::hand_over(min_hold, armed))
-    }
-
-    /// Hands a lock that was taken to the caller. Only from here on it is kept for its shortest hold: what comes to
-    /// nothing before leaves nothing behind.
-    pub(super) fn hand_over(min_hold: Duration, armed: ClaimGuard) -> LockGuard {
-        armed.claim().keep_for(min_hold);
-        LockGuard::new(armed)
+        take(&self.keeper, self.options, spec, None, began).await
     }
 
     /// Checks everything before anything is sent.
     pub(super) fn spec(&self, joins: bool) -> Result<LockSpec> {
-        self.check_spec(joins).inspect_err(metrics::refused)
+        let key = key(&self.keeper, &self.options, &self.key);
+        spec(&self.keeper, &self.options, key, joins)
     }
+}
 
-    fn check_spec(&self, joins: bool) -> Result<LockSpec> {
-        let key = Arc::new(self.key()?);
-        self.options.check(&self.keeper.settings)?;
-        self.keeper.check_runtime()?;
-        self.keeper.check_open()?;
-        self.keeper.start();
-        let (renewal, caller) = (self.options.renewal().cloned(), Span::current());
-        let Options { ttl, owner, .. } = &self.options;
+/// Names what a lock is kept under.
+pub(super) fn key(keeper: &Keeper, options: &Options, name: &str) -> Result<Arc<Key>> {
+    keeper.key(name.to_owned(), keeper.settings.fencing(options.unfenced)).map(Arc::new)
+}
+
+/// Says how the lock of a key is to be taken, unless something about that cannot work.
+pub(super) fn spec(
+    keeper: &Arc<Keeper>,
+    options: &Options,
+    key: Result<Arc<Key>>,
+    joins: bool,
+) -> Result<LockSpec> {
+    let check = || {
+        let key = key?;
+        options.check(&keeper.settings)?;
+        keeper.check_runtime()?;
+        keeper.check_open()?;
+        keeper.start();
+        let (renewal, caller) = (options.renewal().cloned(), Span::current());
+        let Options { ttl, owner, .. } = options;
         Ok(LockSpec { key, ttl: *ttl, owner: owner.clone(), joins, renewal, caller })
+    };
+    check().inspect_err(metrics::refused)
+}
+
+/// Waits for a lock, or for any of several, since then.
+pub(super) async fn take(
+    keeper: &Arc<Keeper>,
+    options: Options,
+    spec: LockSpec,
+    any: Option<AnyOf>,
+    began: Instant,
+) -> Result<LockGuard> {
+    let Options { wait_timeout, retry, min_hold, .. } = options;
+    let limits = acquire::Limits { began, wait_timeout, retry };
+    let armed = acquire::acquire(keeper, spec, any, limits).await?;
+    // Whoever gives up while this yields would release a joined lock under those who share it.
+    if armed.claim().origin == Origin::Own {
+        keeper.let_renewal_begin(armed.claim().renewal()).await;
     }
+    Ok(hand_over(min_hold, armed))
+}
+
+/// Hands a lock that was taken to the caller. Only from here on it is kept for its shortest hold: what comes to
+/// nothing before leaves nothing behind.
+pub(super) fn hand_over(min_hold: Duration, armed: ClaimGuard) -> LockGuard {
+    armed.claim().keep_for(min_hold);
+    LockGuard::new(armed)
+}
+
+/// Runs `work` under a lock that is renewed, and releases it.
+pub(super) async fn run<T>(guard: LockGuard, work: impl AsyncFnOnce(&LockGuard) -> T) -> Result<T> {
+    let value = guard.while_held(work(&guard)).await?;
+    check_work(guard.release().await)?;
+    Ok(value)
 }

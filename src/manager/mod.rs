@@ -2,7 +2,7 @@
 
 mod builder;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 pub use self::builder::LockManagerBuilder;
 use self::builder::number;
@@ -12,7 +12,13 @@ use crate::{
     acquire::take_over,
     inspect::{self, LockStatus, NodeHealth},
     keeper::Keeper,
-    lock::{guard::LockGuard, options::Options, request::LockRequest, set_request::LockSetRequest},
+    lock::{
+        any_request::{LockAnyRequest, slots},
+        guard::LockGuard,
+        options::Options,
+        request::LockRequest,
+        set_request::LockSetRequest,
+    },
     node::{IntoNode, Node},
     preflight::{self, Preflight},
     types::{error::Result, settings::Settings, ticket::LockTicket},
@@ -105,6 +111,51 @@ impl LockManager {
     pub fn lock_all<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> LockSetRequest {
         let keys = keys.into_iter().map(Into::into).collect();
         LockSetRequest::new(self.keeper.clone(), keys, Options::new(&self.keeper.settings))
+    }
+
+    /// Starts a request for the lock of any one of these keys, whichever is free. A key that is named twice counts once.
+    ///
+    /// Each key is a lock of its own: [`lock`](Self::lock) on one of them and this exclude each other, on a quorum too.
+    /// Nothing is checked or sent before one of the request's ends is awaited.
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let _busy = manager.lock("gpu:0").await?;
+    /// let gpu = manager.lock_any(["gpu:0", "gpu:1"]).acquire().await?;
+    /// assert_eq!(gpu.key(), "gpu:1");
+    /// # Ok(()) }
+    /// ```
+    pub fn lock_any<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> LockAnyRequest {
+        self.any_of(Ok(keys.into_iter().map(Into::into).collect()))
+    }
+
+    /// Starts a request for one of so many permits, 1 to 1024: any one of the locks `name#0` to `name#(permits - 1)`.
+    ///
+    /// There are never more than `permits` valid guards, on a quorum too, since each is that of a lock. All who use the
+    /// semaphore must name the same number: whoever names more uses slots that others do not know of. It is a bound, not
+    /// a rate: [`min_hold`](LockAnyRequest::min_hold) keeps a slot taken for a while after a short use.
+    ///
+    /// The fencing token of a guard orders the holders of its slot, and says nothing of other slots: the resource must
+    /// compare tokens slot by slot. Nothing is checked or sent before one of the request's ends is awaited.
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let (one, other) = (manager.semaphore("api", 2).await?, manager.semaphore("api", 2).await?);
+    /// assert_ne!(one.key(), other.key());
+    /// assert!(manager.semaphore("api", 2).try_acquire().await.unwrap_err().is_contended());
+    /// # Ok(()) }
+    /// ```
+    #[doc(alias("permit", "rate_limit", "concurrency"))]
+    pub fn semaphore(&self, name: impl Into<String>, permits: usize) -> LockAnyRequest {
+        self.any_of(slots(&name.into(), permits))
+    }
+
+    fn any_of(&self, names: Result<BTreeSet<String>, String>) -> LockAnyRequest {
+        LockAnyRequest::new(self.keeper.clone(), names, Options::new(&self.keeper.settings))
     }
 
     /// Takes over the lock of a ticket, with the same owner and fencing tokens, and extends it to the ticket's TTL.

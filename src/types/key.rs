@@ -36,11 +36,14 @@ impl Fence {
     }
 }
 
+/// How many bytes a key may have.
+pub(crate) const LONGEST_KEY: usize = 512;
+
 impl Key {
     pub(crate) fn new(prefix: &str, name: String, fencing: Fencing) -> Result<Self> {
-        if !(1..=512).contains(&name.len()) {
+        if !(1..=LONGEST_KEY).contains(&name.len()) {
             return Err(Error::config(format!(
-                "a key must have 1 to 512 bytes, not {}",
+                "a key must have 1 to {LONGEST_KEY} bytes, not {}",
                 name.len()
             )));
         }

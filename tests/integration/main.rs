@@ -22,6 +22,7 @@ mod support;
 
 mod acl;
 mod acquire;
+mod any_of;
 mod attempts;
 mod blips;
 mod bounds;

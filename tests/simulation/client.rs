@@ -2,22 +2,24 @@
 
 use std::{
     future::Future,
-    pin::{Pin, pin},
+    pin::Pin,
+    slice::from_ref,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{
     oracle::Lock,
+    plan::{Kind, SEMAPHORE},
     process::{Process, now},
     server::Server,
     world::Setting,
 };
 use crate::{
-    LockGuard, LockManager, LockRequest, Lost, Node, OwnerToken, Result, Retry, host::sync::lock,
+    LockGuard, LockManager, LockRequest, Node, OwnerToken, Result, Retry, host::sync::lock,
 };
 
 /// A process and its manager.
@@ -95,11 +97,11 @@ impl Worker {
         Box::pin(self.turn()).await;
     }
 
-    fn me(&self) -> &Arc<Client> {
+    pub(super) fn me(&self) -> &Arc<Client> {
         &self.clients[self.client]
     }
 
-    fn note(&self, what: impl std::fmt::Display) {
+    pub(super) fn note(&self, what: impl std::fmt::Display) {
         let name = &self.me().process.name;
         self.setting.trace.note(format_args!("{name}.{}", self.number), what);
     }
@@ -109,6 +111,9 @@ impl Worker {
         let (setting, dice) = (&self.setting, &self.setting.dice);
         if setting.plan.keys.len() > 1 && dice.chance(10) {
             return self.turn_for_all().await;
+        }
+        if setting.plan.kind == Kind::Slots && dice.chance(80) {
+            return self.turn_for_any().await;
         }
         let key = dice.pick(&setting.plan.keys).clone();
         let ways =
@@ -132,7 +137,7 @@ impl Worker {
                 sleep(dice.millis(0..200)).await;
                 setting.oracle.ends(guard);
             };
-            let outcome = self.within(&key, cancelled, request.run(work)).await;
+            let outcome = self.within(from_ref(&key), cancelled, request.run(work)).await;
             if let Some(held) = lock(&held).take() {
                 // Also where it was cancelled, or lost.
                 setting.oracle.gives_up(held);
@@ -141,7 +146,7 @@ impl Worker {
         }
         let asked: Pin<Box<dyn Future<Output = Result<LockGuard>> + Send>> =
             ask(way, request, dice);
-        let outcome = self.within(&key, cancelled, asked).await;
+        let outcome = self.within(from_ref(&key), cancelled, asked).await;
         match outcome {
             Some(Ok(guard)) => {
                 setting.oracle.acquired(&self.me().process, &guard, began, joins);
@@ -173,6 +178,36 @@ impl Worker {
             if is_chosen { ", own token" } else { "" }
         ));
         (request, is_chosen)
+    }
+
+    /// Takes a slot of the semaphore, whichever is free.
+    async fn turn_for_any(&self) {
+        let (setting, dice) = (&self.setting, &self.setting.dice);
+        let ttl = setting.plan.ttl(dice);
+        let mut request =
+            self.me().manager().semaphore(SEMAPHORE, setting.plan.keys.len()).ttl(ttl);
+        if dice.chance(30) {
+            request = request.auto_renew();
+        }
+        if dice.chance(10) {
+            request = request.min_hold(dice.millis(0..600));
+        }
+        let (choice, began) = (dice.from(0..10), now());
+        self.note(format_args!("a slot, ttl {ttl:?}, {choice}"));
+        let asked: Pin<Box<dyn Future<Output = Result<LockGuard>> + Send>> = match choice {
+            0 | 1 => Box::pin(request.try_acquire()),
+            2 => Box::pin(request.wait_timeout(dice.millis(0..2_000)).acquire()),
+            3 => Box::pin(request.retry(retry(dice)).acquire()),
+            _ => Box::pin(request.acquire()),
+        };
+        let cancelled = if dice.chance(25) { dice.millis(0..120) } else { FOREVER };
+        match self.within(&setting.plan.keys, cancelled, asked).await {
+            Some(Ok(guard)) => {
+                setting.oracle.acquired(&self.me().process, &guard, began, false);
+                self.hold(guard).await;
+            }
+            outcome => self.tell(outcome.map(|outcome| outcome.map(drop))),
+        }
     }
 
     /// Takes the locks of all the keys, and holds each by itself.
@@ -218,14 +253,15 @@ impl Worker {
         }
     }
 
-    /// Waits for a lock, unless cancelled or all is over.
+    /// Waits for one of the locks, unless cancelled or all is over.
     async fn within<T>(
         &self,
-        key: &str,
+        keys: &[String],
         cancelled: Duration,
         asked: impl Future<Output = T>,
     ) -> Option<T> {
-        let _waiter = self.setting.waits(key, &self.me().process);
+        let waits = |key: &String| self.setting.waits(key, &self.me().process);
+        let _waiters: Vec<_> = keys.iter().map(waits).collect();
         tokio::select! {
             biased;
             outcome = asked => Some(outcome),
@@ -243,125 +279,12 @@ impl Worker {
         let name = format!("chosen-{}.{}", self.me().process.name, self.number / 2);
         OwnerToken::new(name).expect("it is short")
     }
+}
 
-    /// Holds a lock for a while, and ends it.
-    async fn hold(&self, guard: LockGuard) {
-        let dice = &self.setting.dice;
-        {
-            let mut lost = pin!(guard.lost());
-            let mut is_lost = false;
-            for _ in 0..dice.from(0..4) {
-                is_lost = is_lost || self.act(&guard, lost.as_mut()).await;
-            }
-        }
-        let deadline = guard.claim().valid_until();
-        let (owner, lock) = (guard.owner_token().clone(), Lock::of(&guard));
-        match dice.from(0..20) {
-            0 if dice.chance(40) => {
-                self.note(format_args!("forgets {owner}"));
-                self.setting.oracle.exempt(&owner);
-                guard.forget();
-            }
-            1 | 2 => self.hand_over(guard),
-            3..=9 => {
-                self.note(format_args!("drops {owner}"));
-                self.setting.oracle.ends(&guard);
-                drop(guard);
-            }
-            _ => {
-                self.setting.oracle.ends(&guard);
-                let patience = if dice.chance(20) { dice.millis(0..60) } else { FOREVER };
-                self.note(format_args!("releases {owner}"));
-                let result = timeout(patience, guard.release()).await;
-                self.note(format_args!("released {owner}: {result:?}"));
-                if matches!(result, Ok(Ok(()))) {
-                    self.setting.oracle.is_over(lock);
-                }
-                // A release whose reply was lost cannot tell whether it deleted the key.
-                if let (Ok(Err(error)), false) = (result, self.setting.plan.kind.breaks()) {
-                    self.setting.oracle.refused(&owner, deadline, error.is_not_held());
-                }
-            }
-        }
-    }
-
-    /// Does something with a guard. Returns whether the lock was lost.
-    async fn act(&self, guard: &LockGuard, mut lost: Pin<&mut Lost<'_>>) -> bool {
-        let (dice, setting) = (&self.setting.dice, &self.setting);
-        let short = dice.millis(0..400);
-        let ttl = setting.plan.ttl(dice);
-        let patience = if dice.chance(20) { dice.millis(0..40) } else { FOREVER };
-        let choice = dice.from(0..10);
-        let action = async {
-            match choice {
-                0..=3 => sleep(short).await,
-                4 if setting.can_wait_for_loss() => sleep(FOREVER).await,
-                _ => {
-                    let deadline = guard.claim().valid_until();
-                    let once = choice % 2 == 0;
-                    let was_over = setting.oracle.was_over(&Lock::of(guard));
-                    let extend = async {
-                        if once { guard.try_extend(ttl).await } else { guard.extend(ttl).await }
-                    };
-                    let result = timeout(patience, extend).await;
-                    self.note(format_args!(
-                        "extends {} by {ttl:?}: {result:?}",
-                        guard.owner_token()
-                    ));
-                    setting.oracle.check(!was_over || !matches!(result, Ok(Ok(()))), || {
-                        format!("{}: extended after its release", guard.owner_token())
-                    });
-                    if let Ok(Err(error)) = result {
-                        let owner = guard.owner_token();
-                        setting.oracle.refused(owner, deadline, error.is_not_held());
-                    }
-                    setting.oracle.exclusion();
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            reason = &mut lost => {
-                setting.oracle.lost(&self.me().process, guard, reason);
-                true
-            }
-            () = action => false,
-            () = setting.gives_up() => false,
-        }
-    }
-
-    /// Gives the lock to another process.
-    fn hand_over(&self, guard: LockGuard) {
-        let (setting, dice) = (&self.setting, &self.setting.dice);
-        let owner = guard.owner_token().clone();
-        let send_log = &guard.claim().send_log;
-        let is_settled = (0..setting.plan.nodes).all(|node| send_log.is_answered(node));
-        let ticket = guard.into_ticket();
-        setting.oracle.exempt(&owner);
-        let other = dice.pick(&self.clients).clone();
-        let process = other.process.clone();
-        self.note(format_args!("hands {owner} to {}", process.name));
-        let began = now();
-        let patience = if dice.chance(20) { dice.millis(0..60) } else { FOREVER };
-        let (setting, receiver) = (setting.clone(), other.process.clone());
-        // It belongs to the other process, whatever becomes of this one.
-        let adoption = async move {
-            let adopted = timeout(patience, other.manager().adopt(ticket)).await;
-            let (trace, name) = (&setting.trace, &receiver.name);
-            let Ok(Ok(guard)) = adopted else {
-                return trace.note(name, format_args!("{owner} not adopted: {adopted:?}"));
-            };
-            setting.oracle.acquired(&receiver, &guard, began, true);
-            if is_settled {
-                setting.oracle.adopted(&owner, &receiver);
-            }
-            sleep(setting.dice.millis(0..100)).await;
-            setting.oracle.ends(&guard);
-            let result = guard.release().await;
-            trace.note(name, format_args!("released adopted {owner}: {result:?}"));
-        };
-        self.setting.starts(process.run(adoption));
-    }
+/// A policy with a limit.
+fn retry(dice: &super::dice::Dice) -> Retry {
+    let retry = Retry::jittered(dice.millis(0..30), dice.millis(0..60));
+    retry.max_retries(u32::try_from(dice.from(0..8)).expect("it is small"))
 }
 
 fn ask(
@@ -372,14 +295,10 @@ fn ask(
     match way {
         Way::Acquire | Way::Run => Box::pin(request.acquire()),
         Way::AcquireWithin => Box::pin(request.wait_timeout(dice.millis(0..2_000)).acquire()),
-        Way::AcquireRetrying => {
-            let retry = Retry::jittered(dice.millis(0..30), dice.millis(0..60));
-            let limit = u32::try_from(dice.from(0..8)).expect("it is small");
-            Box::pin(request.retry(retry.max_retries(limit)).acquire())
-        }
+        Way::AcquireRetrying => Box::pin(request.retry(retry(dice)).acquire()),
         Way::TryAcquire => Box::pin(request.try_acquire()),
         Way::AcquireOrExtend => Box::pin(request.acquire_or_extend()),
     }
 }
 
-const FOREVER: Duration = Duration::from_secs(100_000);
+pub(super) const FOREVER: Duration = Duration::from_secs(100_000);

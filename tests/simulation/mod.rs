@@ -24,6 +24,7 @@ use std::{
 mod chaos;
 mod client;
 mod dice;
+mod holding;
 mod network;
 mod oracle;
 mod plan;
@@ -76,9 +77,14 @@ fn owners_that_share_locks_harm_none_of_each_other_whatever_breaks() {
 }
 
 #[test]
+fn no_more_guards_than_permits_are_valid_whatever_breaks() {
+    simulate(Kind::Slots);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
-    use Kind::{Amnesia, Calm, Drift, Leases, Leftovers, Restarts, Sharing};
-    for kind in [Calm, Leases, Leftovers, Amnesia, Restarts, Drift, Sharing] {
+    use Kind::{Amnesia, Calm, Drift, Leases, Leftovers, Restarts, Sharing, Slots};
+    for kind in [Calm, Leases, Leftovers, Amnesia, Restarts, Drift, Sharing, Slots] {
         for seed in 0..8 {
             let (once, again) = (traced(kind, seed), traced(kind, seed));
             let differs = once.iter().zip(&again).position(|(one, other)| one != other);

@@ -264,9 +264,13 @@ impl Oracle {
             let (key, tokens) = (&one.key, [one.token, other.token].map(short));
             Some(format!("{key}: {} and {} are valid at once", tokens[0], tokens[1]))
         });
+        let (guards, permits) = (valid.len(), self.plan.keys.len());
         drop(locked);
         if self.plan.kind.excludes() {
             self.check(clash.is_none(), || clash.unwrap_or_default());
+        }
+        if self.plan.kind == Kind::Slots {
+            self.check(guards <= permits, || format!("{guards} guards of {permits} permits"));
         }
     }
 

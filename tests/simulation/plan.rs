@@ -21,6 +21,8 @@ pub(super) enum Kind {
     Drift,
     /// As with short leases, and most locks are those of one owner, whom all the processes share.
     Sharing,
+    /// As with short leases, and the keys are the slots of a semaphore: most who come take any of them.
+    Slots,
 }
 
 #[derive(Clone, Debug)]
@@ -86,7 +88,12 @@ impl Plan {
             },
             workers: *dice.pick(&[1, 1, 2, 3]),
             rounds: dice.from(2..6),
-            keys: (0..*dice.pick(&[1, 1, 2])).map(|key| format!("k{key}")).collect(),
+            keys: match kind {
+                Kind::Slots => {
+                    (0..dice.from(1..5)).map(|slot| format!("{SEMAPHORE}#{slot}")).collect()
+                }
+                _ => (0..*dice.pick(&[1, 1, 2])).map(|key| format!("k{key}")).collect(),
+            },
             skew: match kind {
                 // What a quarantine can make up for: less than its length.
                 Kind::Restarts => *dice.pick(&[0, 5_000, 300_000]),
@@ -125,6 +132,8 @@ impl Plan {
     }
 }
 
+/// What the semaphore is called whose slots are the keys.
+pub(super) const SEMAPHORE: &str = "s";
 /// In milliseconds.
 const A_DAY: Range<u64> = 86_400_000..86_400_001;
 /// The longest TTL of those that time may end.

@@ -1,0 +1,229 @@
+//! Any of several: an attempt at whichever lock of a group is free.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use crate::{
+    acquire::{
+        attempt::attempt,
+        attempt_span,
+        spec::{AskOrder, LockSpec, Refusal},
+    },
+    host::{clock, random},
+    keeper::{Keeper, claim_guard::ClaimGuard, outage::Health},
+    node::{
+        Answer, Command, SendLog,
+        round::{Reply, Round},
+    },
+    types::{attempt_id::AttemptId, error::Error, key::Key, token::OwnerToken},
+};
+
+/// The keys of a group, sorted. Each is a lock of its own, and any of them will do.
+#[derive(Clone, Debug)]
+pub(crate) struct AnyOf(Arc<[Arc<Key>]>);
+
+/// How to make an attempt.
+#[derive(Debug)]
+pub(crate) struct Tactics {
+    /// The attempt's number, for its span.
+    pub(crate) number: u32,
+    pub(crate) ask_order: AskOrder,
+    pub(crate) until: Option<Instant>,
+    /// The key that was released last.
+    pub(crate) freed: Option<Arc<str>>,
+}
+
+/// What the nodes say of a lock that nobody has tried to take.
+enum Look {
+    Free,
+    /// Held, until it ends by itself.
+    Held(Option<Duration>),
+    Unknown,
+}
+
+impl AnyOf {
+    pub(crate) fn new(sorted: Vec<Arc<Key>>) -> Self {
+        Self(sorted.into())
+    }
+
+    pub(crate) fn keys(&self) -> &[Arc<Key>] {
+        &self.0
+    }
+
+    /// Takes one of the locks that are free. Tries the one that was released last, or else a random one that nobody
+    /// holds here. If that one is another's, it looks at all the others at once, and tries those that look free.
+    ///
+    /// The spec has the key of the guard afterwards; if there is none, that of the lock that ends first.
+    pub(crate) async fn attempt(
+        &self,
+        keeper: &Arc<Keeper>,
+        spec: &mut LockSpec,
+        tactics: Tactics,
+    ) -> Result<ClaimGuard, Refusal> {
+        let mut missed = Missed::default();
+        let guess = self.guess(keeper, tactics.freed.as_deref());
+        if let Some(index) = guess
+            && let Some(armed) = self.try_one(index, keeper, spec, &tactics, &mut missed).await?
+        {
+            return Ok(armed);
+        }
+        let mut tries = 0;
+        for (index, look) in self.look_beside(guess, keeper, &tactics).await {
+            match look {
+                Look::Held(expires_in) => missed.add(self.held(index, expires_in)),
+                Look::Free | Look::Unknown if tries == MOST_TRIES => missed.is_brief = true,
+                Look::Free | Look::Unknown => {
+                    tries += 1;
+                    let armed = self.try_one(index, keeper, spec, &tactics, &mut missed).await?;
+                    if let Some(armed) = armed {
+                        return Ok(armed);
+                    }
+                    // Somebody was faster, and may come to nothing.
+                    missed.is_brief |= matches!(look, Look::Free);
+                }
+            }
+        }
+        let refusal = missed.into_refusal();
+        if let Some(key) = self.0.iter().find(|key| refusal.error.key() == Some(&*key.name)) {
+            spec.key = key.clone();
+        }
+        Err(refusal)
+    }
+
+    /// The lock to try first, if one may be free.
+    fn guess(&self, keeper: &Keeper, freed: Option<&str>) -> Option<usize> {
+        let freed = freed.and_then(|freed| self.0.iter().position(|key| &*key.name == freed));
+        freed.or_else(|| {
+            let held = keeper.ledger.held_here(&self.0);
+            let others: Vec<usize> = (0..held.len()).filter(|&index| !held[index]).collect();
+            others.get(random::index(others.len())).copied()
+        })
+    }
+
+    /// Tries to take one of the locks. `None`: it was not to be had, for a reason that is not that of all the others.
+    async fn try_one(
+        &self,
+        index: usize,
+        keeper: &Arc<Keeper>,
+        spec: &mut LockSpec,
+        tactics: &Tactics,
+        missed: &mut Missed,
+    ) -> Result<Option<ClaimGuard>, Refusal> {
+        spec.key = self.0[index].clone();
+        let span = attempt_span(spec, tactics.number);
+        let attempt = attempt(keeper, spec, tactics.ask_order, tactics.until).instrument(span);
+        match attempt.await {
+            Ok(armed) => Ok(Some(armed)),
+            // A cluster may be without some of its keys.
+            Err(refusal)
+                if refusal.error.is_contended()
+                    || refusal.error.is_unavailable() && keeper.quorum.has_cluster() =>
+            {
+                missed.add(refusal);
+                Ok(None)
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Looks at all locks but that one, in one round trip. What looks free comes first, from a random one on, so that
+    /// those who look at the same time do not all try the same.
+    async fn look_beside(
+        &self,
+        tried: Option<usize>,
+        keeper: &Arc<Keeper>,
+        tactics: &Tactics,
+    ) -> Vec<(usize, Look)> {
+        let start = random::index(self.0.len());
+        let all = (0..self.0.len()).map(|index| (index + start) % self.0.len());
+        let looks = all
+            .filter(|&index| Some(index) != tried)
+            .map(async |index| (index, look(keeper, &self.0[index], tactics).await));
+        let mut looks = join_all(looks).await;
+        looks.sort_by_key(|(_, look)| match look {
+            Look::Free => 0,
+            Look::Unknown => 1,
+            Look::Held(_) => 2,
+        });
+        looks
+    }
+
+    fn held(&self, index: usize, retry_after: Option<Duration>) -> Refusal {
+        let key = self.0[index].name.to_string();
+        let error = Error::AlreadyHeld { key, retry_after };
+        Refusal { error, is_brief: false, health: Health::Unknown }
+    }
+}
+
+/// Looks whether a lock is held: at its first node, or wherever a majority is needed to tell.
+async fn look(keeper: &Arc<Keeper>, key: &Arc<Key>, tactics: &Tactics) -> Look {
+    let (quorum, nodes) = (&keeper.quorum, keeper.quorum.len());
+    let mut asked = quorum.order_of(key);
+    asked.truncate(if tactics.ask_order == AskOrder::OneFirst { 1 } else { nodes });
+    // So many must say that the key is there.
+    let needed = if asked.len() == 1 { 1 } else { nodes - quorum.needed() + 1 };
+    let nobody = OwnerToken::found(b"");
+    let send_log = Arc::new(SendLog::new(key.clone(), nobody, AttemptId::EMPTY, nodes));
+    let (mut round, sent) = (Round::until(tactics.until), clock::now());
+    for &node in &asked {
+        let (quorum, send_log) = (quorum.clone(), send_log.clone());
+        let look = async move { quorum.client(node).ask(&send_log, Command::Inspect).await };
+        round.push(node, sent, look);
+    }
+    let (mut free, mut ends) = (0, Vec::new());
+    while let Some(Reply { answer, .. }) = round.next().await {
+        match answer {
+            Ok(Answer::Seen(seen)) if seen.value.is_some() => ends.push(seen.expires_in),
+            Ok(Answer::Seen(_)) => free += 1,
+            _ => {}
+        }
+        if ends.len() >= needed {
+            return Look::Held(
+                ends.into_iter().min_by_key(|end| end.unwrap_or(Duration::MAX)).flatten(),
+            );
+        }
+        if free > asked.len() - needed {
+            return Look::Free;
+        }
+    }
+    Look::Unknown
+}
+
+/// Why none of the locks was to be had: the refusal of the one that ends first.
+#[derive(Default)]
+struct Missed {
+    soonest: Option<Refusal>,
+    is_brief: bool,
+    is_answered: bool,
+}
+
+impl Missed {
+    fn add(&mut self, refusal: Refusal) {
+        self.is_brief |= refusal.is_brief;
+        self.is_answered |= matches!(refusal.health, Health::Answering);
+        if self.soonest.as_ref().is_none_or(|soonest| ends_in(&refusal) < ends_in(soonest)) {
+            self.soonest = Some(refusal);
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "a group has keys, and each was refused")]
+    fn into_refusal(self) -> Refusal {
+        let refusal = self.soonest.expect("some lock was refused");
+        let health = if self.is_answered { Health::Answering } else { refusal.health };
+        Refusal { is_brief: self.is_brief, health, ..refusal }
+    }
+}
+
+/// What cannot be had for another reason than its holder counts last.
+fn ends_in(refusal: &Refusal) -> (bool, Duration) {
+    match refusal.error {
+        Error::AlreadyHeld { retry_after, .. } => (false, retry_after.unwrap_or(Duration::MAX)),
+        _ => (true, Duration::MAX),
+    }
+}
+
+/// How many locks that look free are tried before others are given the time to make up their minds.
+const MOST_TRIES: usize = 3;
