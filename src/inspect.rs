@@ -59,6 +59,21 @@ impl LockStatus {
         self.holder.as_ref().map(|holder| &holder.owner_token)
     }
 
+    /// Returns the holder's [name](crate::LockRequest::holder), if the lock was taken under one.
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let _guard = manager.lock("nightly").holder("db1").await?;
+    /// assert_eq!(manager.inspect("nightly").await?.holder(), Some("db1"));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn holder(&self) -> Option<&str> {
+        self.owner_token().and_then(OwnerToken::holder)
+    }
+
     /// Returns how long the holder has a majority if it does not extend; `None` also for a key without expiry.
     #[must_use]
     pub fn expires_in(&self) -> Option<Duration> {
@@ -116,6 +131,12 @@ impl NodeVote {
     #[must_use]
     pub fn owner_token(&self) -> Option<&OwnerToken> {
         self.owner_token.as_ref()
+    }
+
+    /// Returns the name of the holder there, if the lock was taken under one: see [`LockRequest::holder`](crate::LockRequest::holder).
+    #[must_use]
+    pub fn holder(&self) -> Option<&str> {
+        self.owner_token().and_then(OwnerToken::holder)
     }
 
     /// Whether the lock was released there, but its key is kept for nobody.

@@ -15,7 +15,7 @@ use crate::{
     host::{clock, random},
     keeper::{Keeper, claim_guard::ClaimGuard, outage::Health},
     node::{
-        Answer, Command, SendLog,
+        Answer, Command, KeyState, SendLog,
         round::{Reply, Round},
     },
     types::{attempt_id::AttemptId, error::Error, key::Key, token::OwnerToken},
@@ -39,8 +39,8 @@ pub(crate) struct Tactics {
 /// What the nodes say of a lock that nobody has tried to take.
 enum Look {
     Free,
-    /// Held, until it ends by itself.
-    Held(Option<Duration>),
+    /// Held, until it ends by itself, by somebody of this name.
+    Held(Option<Duration>, Option<String>),
     Unknown,
 }
 
@@ -73,7 +73,7 @@ impl AnyOf {
         let mut tries = 0;
         for (index, look) in self.look_beside(guess, keeper, &tactics).await {
             match look {
-                Look::Held(expires_in) => missed.add(self.held(index, expires_in)),
+                Look::Held(expires_in, holder) => missed.add(self.held(index, expires_in, holder)),
                 Look::Free | Look::Unknown if tries == MOST_TRIES => missed.is_brief = true,
                 Look::Free | Look::Unknown => {
                     tries += 1;
@@ -146,14 +146,14 @@ impl AnyOf {
         looks.sort_by_key(|(_, look)| match look {
             Look::Free => 0,
             Look::Unknown => 1,
-            Look::Held(_) => 2,
+            Look::Held(..) => 2,
         });
         looks
     }
 
-    fn held(&self, index: usize, retry_after: Option<Duration>) -> Refusal {
+    fn held(&self, index: usize, retry_after: Option<Duration>, holder: Option<String>) -> Refusal {
         let key = self.0[index].name.to_string();
-        let error = Error::AlreadyHeld { key, retry_after };
+        let error = Error::AlreadyHeld { key, retry_after, holder };
         Refusal { error, is_brief: false, health: Health::Unknown }
     }
 }
@@ -173,17 +173,20 @@ async fn look(keeper: &Arc<Keeper>, key: &Arc<Key>, tactics: &Tactics) -> Look {
         let look = async move { quorum.client(node).ask(&send_log, Command::Inspect).await };
         round.push(node, sent, look);
     }
-    let (mut free, mut ends) = (0, Vec::new());
+    let (mut free, mut taken) = (0, Vec::new());
     while let Some(Reply { answer, .. }) = round.next().await {
         match answer {
-            Ok(Answer::Seen(seen)) if seen.value.is_some() => ends.push(seen.expires_in),
+            Ok(Answer::Seen(KeyState { value: Some(value), expires_in, .. })) => {
+                taken.push((expires_in.unwrap_or(Duration::MAX), value));
+            }
             Ok(Answer::Seen(_)) => free += 1,
             _ => {}
         }
-        if ends.len() >= needed {
-            return Look::Held(
-                ends.into_iter().min_by_key(|end| end.unwrap_or(Duration::MAX)).flatten(),
-            );
+        if taken.len() >= needed
+            && let Some((end, value)) = taken.iter().min_by_key(|(end, _)| *end)
+        {
+            let expires_in = Some(*end).filter(|end| *end < Duration::MAX);
+            return Look::Held(expires_in, value.holder().map(str::to_owned));
         }
         if free > asked.len() - needed {
             return Look::Free;

@@ -45,7 +45,10 @@ async fn attempt_by(
     until: Option<Instant>,
 ) -> Result<ClaimGuard, Refusal> {
     let (owner, id) = match &spec.owner {
-        None => (OwnerToken::random(), AttemptId::EMPTY),
+        None => {
+            let named = spec.holder.as_deref().map(OwnerToken::named);
+            (named.unwrap_or_else(OwnerToken::random), AttemptId::EMPTY)
+        }
         Some(owner) => {
             if spec.joins
                 && let Some(armed) = join(keeper, spec, owner, until).await?

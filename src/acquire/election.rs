@@ -44,6 +44,7 @@ pub(super) struct Election<'a> {
 struct Refused {
     expires_in: Option<Duration>,
     holder: String,
+    name: Option<String>,
     is_owners: bool,
 }
 
@@ -182,12 +183,12 @@ impl<'a> Election<'a> {
             Answer::Granted { token } | Answer::Ours { token, .. } => {
                 self.reports[node] = Report::Told(token);
             }
-            Answer::Refused { expires_in, holder, is_owners } => {
-                self.refusals.push(Refused { expires_in, holder, is_owners });
+            Answer::Refused { expires_in, holder, name, is_owners } => {
+                self.refusals.push(Refused { expires_in, holder, name, is_owners });
             }
             _ => {
                 let (expires_in, holder) = (Some(Duration::ZERO), String::new());
-                self.refusals.push(Refused { expires_in, holder, is_owners: false });
+                self.refusals.push(Refused { expires_in, holder, name: None, is_owners: false });
             }
         }
     }
@@ -248,27 +249,26 @@ impl<'a> Election<'a> {
     }
 
     fn contended(&self) -> Refusal {
-        let retry_after = self.free_in();
-        let holder = &self.refusals[0].holder;
-        let is_brief = self.refusals.iter().any(|refused| refused.holder != *holder)
+        let last = self.last_in_the_way();
+        let retry_after = last.and_then(|refused| refused.expires_in);
+        let holder = last.and_then(|refused| refused.name.clone());
+        let first = &self.refusals[0].holder;
+        let is_brief = self.refusals.iter().any(|refused| refused.holder != *first)
             || self.reports.iter().any(|report| report.told().is_some())
             || self.spec.joins && self.refusals.iter().any(|refused| refused.is_owners);
-        let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after };
+        let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after, holder };
         Refusal { error, is_brief, health: self.health() }
     }
 
-    /// How long until enough of the keys in the way have expired, if their holders do nothing about it.
-    fn free_in(&self) -> Option<Duration> {
+    /// The last of the keys in the way that must have expired before there can be a majority, if the holders do nothing
+    /// about it.
+    fn last_in_the_way(&self) -> Option<&Refused> {
         let known = self.refusals.len() + self.tally.failed();
         let unknown = self.reports.len().saturating_sub(known);
         let missing = self.quorum.saturating_sub(unknown).max(1);
-        let mut ends: Vec<_> = self
-            .refusals
-            .iter()
-            .map(|refused| refused.expires_in.unwrap_or(Duration::MAX))
-            .collect();
-        ends.sort_unstable();
-        ends.get(missing - 1).copied().filter(|end| *end < Duration::MAX)
+        let mut by_end: Vec<_> = self.refusals.iter().collect();
+        by_end.sort_by_key(|refused| refused.expires_in.unwrap_or(Duration::MAX));
+        by_end.get(missing - 1).copied()
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct LockSpec {
     pub(crate) ttl: Duration,
     /// The owner token that the caller chose.
     pub(crate) owner: Option<OwnerToken>,
+    /// What people call who holds it, beside a random owner token.
+    pub(crate) holder: Option<Arc<str>>,
     /// Whether a lock that the owner holds already will do.
     pub(crate) joins: bool,
     pub(crate) renewal: Option<Renewal>,

@@ -83,7 +83,8 @@ mod tests {
     use super::*;
 
     fn taken() -> Answer {
-        Answer::Refused { expires_in: None, holder: "another".to_owned(), is_owners: false }
+        let (holder, name) = ("another".to_owned(), None);
+        Answer::Refused { expires_in: None, holder, name, is_owners: false }
     }
 
     #[test]

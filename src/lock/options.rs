@@ -1,11 +1,12 @@
 //! The options of a request, whatever it takes: one lock, or several at once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     claim::origin::{Renewal, longest_interval},
     types::{
         error::{Error, Result},
+        holder,
         retry::Retry,
         settings::Settings,
         token::OwnerToken,
@@ -19,6 +20,7 @@ pub(crate) struct Options {
     pub(crate) wait_timeout: Option<Duration>,
     pub(crate) retry: Retry,
     pub(crate) owner: Option<OwnerToken>,
+    pub(crate) holder: Option<Arc<str>>,
     pub(crate) unfenced: bool,
     pub(crate) auto_renew: bool,
     pub(crate) renewal: Renewal,
@@ -32,6 +34,7 @@ impl Options {
             wait_timeout: None,
             retry: settings.retry.clone(),
             owner: None,
+            holder: settings.holder.clone(),
             unfenced: settings.unfenced,
             auto_renew: false,
             renewal: Renewal::new(),
@@ -53,12 +56,7 @@ impl Options {
     pub(crate) fn check(&self, settings: &Settings) -> Result<()> {
         settings.check_ttl(self.ttl)?;
         settings.check_min_hold(self.min_hold)?;
-        if self.unfenced && self.owner.is_some() {
-            // Beside the counter lies what tells the locks of one owner apart.
-            return Err(Error::config(
-                "an unfenced lock cannot have an owner token of the caller's choice",
-            ));
-        }
+        self.check_owner()?;
         let (ttl, Renewal { every, max_hold, .. }) = (self.ttl, &self.renewal);
         let longest = longest_interval(ttl);
         if let Some(every) = every.filter(|every| every.is_zero() || *every > longest) {
@@ -72,6 +70,20 @@ impl Options {
                 "`max_hold` must not be less than the TTL of {ttl:?}, as {max_hold:?} is"
             ))),
             None => Ok(()),
+        }
+    }
+
+    fn check_owner(&self) -> Result<()> {
+        self.holder.as_deref().map_or(Ok(()), holder::check)?;
+        match self.owner {
+            // Beside the counter lies what tells the locks of one owner apart.
+            Some(_) if self.unfenced => Err(Error::config(
+                "an unfenced lock cannot have an owner token of the caller's choice",
+            )),
+            Some(_) if self.holder.is_some() => Err(Error::config(
+                "an owner token of the caller's choice cannot have a holder's name: that stands in random ones",
+            )),
+            _ => Ok(()),
         }
     }
 }

@@ -90,6 +90,31 @@ impl LockRequest {
         self
     }
 
+    /// Sets what people call who holds the lock: the host, the pod, the replica. Default: the manager's, which is nothing.
+    ///
+    /// [`Error::AlreadyHeld`] and [`LockStatus`](crate::LockStatus::holder) tell it to whoever asks, so it is no place for
+    /// a secret, and it proves nothing: it stands, readable, in front of the owner token, which stays random and fresh for
+    /// every attempt.
+    ///
+    /// From 1 to 64 characters, at most 128 bytes, no control characters and no `/`; anything else is an
+    /// [`Error::Config`] when the lock is taken. So is a holder, the manager's too, beside an [`owner`](Self::owner) token.
+    ///
+    /// ```
+    /// # use redlatch::{Error, LockManager};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// let _guard = manager.lock("nightly").holder("db1").await?;
+    /// match manager.lock("nightly").try_acquire().await {
+    ///     Err(Error::AlreadyHeld { holder, .. }) => assert_eq!(holder.as_deref(), Some("db1")),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn holder(mut self, name: impl Into<String>) -> Self {
+        self.options.holder = Some(name.into().into());
+        self
+    }
+
     /// Has the lock renewed in the background each third of its TTL, as long as the guard lives. Default: not.
     ///
     /// Renewals run on the runtime that the manager was used on first. **One** blocked worker of a multi-threaded

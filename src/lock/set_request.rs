@@ -77,6 +77,12 @@ impl LockSetRequest {
         self
     }
 
+    /// Sets what people call who holds the locks: see [`LockRequest::holder`]. Default: the manager's, which is nothing.
+    pub fn holder(mut self, name: impl Into<String>) -> Self {
+        self.options.holder = Some(name.into().into());
+        self
+    }
+
     /// Has the locks renewed together in the background: see [`LockRequest::auto_renew`]. Default: not.
     #[doc(alias = "watchdog")]
     pub const fn auto_renew(mut self) -> Self {

@@ -61,8 +61,9 @@ pub(super) fn spec(
         keeper.check_open()?;
         keeper.start();
         let (renewal, caller) = (options.renewal().cloned(), Span::current());
-        let Options { ttl, owner, .. } = options;
-        Ok(LockSpec { key, ttl: *ttl, owner: owner.clone(), joins, renewal, caller })
+        let Options { ttl, owner, holder, .. } = options;
+        let (ttl, owner, holder) = (*ttl, owner.clone(), holder.clone());
+        Ok(LockSpec { key, ttl, owner, holder, joins, renewal, caller })
     };
     check().inspect_err(metrics::refused)
 }

@@ -167,12 +167,31 @@ impl LockManagerBuilder {
         self
     }
 
+    /// Sets what people call who holds the manager's locks, unless the request says otherwise: the host, the pod, the
+    /// replica. Default: nothing.
+    ///
+    /// It is told to whoever asks for a lock that is held: see [`LockRequest::holder`](crate::LockRequest::holder), also
+    /// for what it may be. A request with an [`owner`](crate::LockRequest::owner) token of the caller's choice is an
+    /// [`Error::Config`] with such a manager: its locks would not tell who holds them.
+    ///
+    /// ```
+    /// use redlatch::{LockManager, Node};
+    ///
+    /// let manager = LockManager::single(Node::in_memory()).holder("web-7").build()?;
+    /// # Ok::<(), redlatch::Error>(())
+    /// ```
+    pub fn holder(mut self, name: impl Into<String>) -> Self {
+        self.settings.holder = Some(name.into().into());
+        self
+    }
+
     /// Checks the settings and makes the manager. It does no I/O and needs no runtime.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] for: no node, the same node twice, a URL that cannot be read, TLS for which nobody has
-    /// chosen rustls' crypto provider, a drift factor outside `[0, 1)`, a timeout of zero, a TTL or a retention out of range.
+    /// chosen rustls' crypto provider, a drift factor outside `[0, 1)`, a timeout of zero, a TTL or a retention out of range,
+    /// a holder's name that is none.
     pub fn build(self) -> Result<LockManager> {
         let nodes: Vec<Node> = self.nodes.into_iter().collect::<Result<_>>()?;
         check_nodes(&nodes)?;

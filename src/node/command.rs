@@ -68,10 +68,12 @@ pub(crate) enum Answer {
         token: u64,
         expires_in: Duration,
     },
-    /// The lock is another's; `holder` tells locks apart. `is_owners`: that of another attempt of the same owner.
+    /// The lock is another's; `holder` tells locks apart, `name` is what its holder is called, if it has told.
+    /// `is_owners`: that of another attempt of the same owner.
     Refused {
         expires_in: Option<Duration>,
         holder: String,
+        name: Option<String>,
         is_owners: bool,
     },
     /// There is no lock.

@@ -317,6 +317,7 @@ impl Kept {
         self.locks.get(names.lock).map_or(Answer::Gone, |(value, end)| Answer::Refused {
             expires_in: Some(*end - now),
             holder: [value.as_str(), " ", &id].concat(),
+            name: value.holder().map(str::to_owned),
             is_owners: value == names.owner,
         })
     }

@@ -33,13 +33,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// Another owner holds the lock: the refusals alone rule a majority out.
-    #[error("lock {key:?} is held by another owner")]
+    #[error("lock {key:?} is held by {}", Named(holder.as_deref()))]
     #[non_exhaustive]
     AlreadyHeld {
         /// The lock's key.
         key: String,
         /// What is left of the holder's TTL, if it has one: the longest that a crashed holder can stand in the way.
         retry_after: Option<Duration>,
+        /// The [name](crate::LockRequest::holder) of that holder, if the lock was taken under one. On several nodes, which
+        /// may tell of several holders, it is the one that `retry_after` is about.
+        holder: Option<String>,
     },
     /// The lock is not ours, or no longer: it has expired, or is another owner's.
     #[error("lock {key:?} is not held: it has expired or is another owner's")]
@@ -204,6 +207,18 @@ impl Error {
     }
 }
 
+/// Who holds a lock, as far as that is known.
+struct Named<'a>(Option<&'a str>);
+
+impl Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, "{name:?}"),
+            None => f.write_str("another owner"),
+        }
+    }
+}
+
 /// So many of something: one is not called many.
 struct Count<N>(N, &'static str);
 
@@ -349,8 +364,18 @@ mod tests {
         let error = given_up(unavailable());
         assert!(error.is_unavailable() && error.is_timeout() && !error.is_contended());
         assert_eq!(error.node_errors()[0].node(), "a:1");
-        let held = Error::AlreadyHeld { key: "k".into(), retry_after: None };
+        let held = Error::AlreadyHeld { key: "k".into(), retry_after: None, holder: None };
         assert!(given_up(held).is_contended());
+    }
+
+    #[test]
+    fn a_refusal_names_the_holder_if_it_has_a_name() {
+        let held = |holder: Option<&str>| {
+            let holder = holder.map(str::to_owned);
+            Error::AlreadyHeld { key: "k".into(), retry_after: None, holder }.to_string()
+        };
+        assert_eq!(held(Some("db1-4711")), "lock \"k\" is held by \"db1-4711\"");
+        assert_eq!(held(None), "lock \"k\" is held by another owner");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What a manager was built with.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     host::background::Background,
     types::{
         error::{Error, Result},
         fencing::{Fencing, RETENTION, check_retention},
+        holder,
         retry::Retry,
         validity::{ClockDrift, LONGEST_TTL, check_ttl},
     },
@@ -28,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) fencing_retention: Duration,
     /// Whether locks have no fencing counters, unless the request needs one.
     pub(crate) unfenced: bool,
+    /// What people call who holds the locks, unless the request says otherwise.
+    pub(crate) holder: Option<Arc<str>>,
     pub(crate) background: Background,
 }
 
@@ -40,6 +43,7 @@ impl Settings {
         }
         self.check_ttl(self.ttl)?;
         check_retention(self.fencing_retention)?;
+        self.holder.as_deref().map_or(Ok(()), holder::check)?;
         let timeouts = [("node", self.node_timeout), ("release", self.release_timeout)];
         for (name, timeout) in timeouts {
             if timeout.is_zero() {
@@ -90,6 +94,7 @@ impl Default for Settings {
             restart_quarantine: None,
             fencing_retention: RETENTION,
             unfenced: false,
+            holder: None,
             background: Background::default(),
         }
     }

@@ -4,7 +4,10 @@ use std::fmt;
 
 use crate::{
     host::random,
-    types::error::{Error, Result},
+    types::{
+        error::{Error, Result},
+        holder::is_name,
+    },
 };
 
 /// A per-key number that grows strictly from holder to holder.
@@ -72,7 +75,8 @@ impl fmt::Display for FencingToken {
 /// The value stored under a lock's key, by which its owner proves that the lock is its own.
 ///
 /// Every acquire uses a fresh random one unless the request names another. It is a secret of sorts: who
-/// knows it can release the lock. `Debug` and `Display` therefore show its first 8 characters only.
+/// knows it can release the lock. `Debug` and `Display` therefore show its first 8 characters only, behind the name of
+/// its [holder](crate::LockRequest::holder) if it was taken under one.
 ///
 /// ```
 /// use redlatch::OwnerToken;
@@ -99,10 +103,26 @@ impl OwnerToken {
         Self((&*random::uuid().simple().encode_lower(&mut hex)).into())
     }
 
+    /// The same, under the name of who holds: `{name}/`, U+0001, and the random token. By the U+0001 in the middle it is
+    /// told from every token that somebody has chosen.
+    pub(crate) fn named(holder: &str) -> Self {
+        Self([holder, BEHIND_NAME, Self::random().as_str()].concat().into())
+    }
+
     /// Whether it has the form of those that are made here, so that hardly anybody has chosen it.
     pub(crate) fn looks_random(&self) -> bool {
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        self.0.len() == uuid::fmt::Simple::LENGTH && self.0.bytes().all(is_hex)
+        is_random(&self.0) || self.name_and_secret().is_some()
+    }
+
+    /// The name of who holds the lock, or has left it for nobody, if it was taken under one. Nothing else is taken apart.
+    pub(crate) fn holder(&self) -> Option<&str> {
+        self.name_and_secret().map(|(name, _)| name)
+    }
+
+    fn name_and_secret(&self) -> Option<(&str, &str)> {
+        let owner = self.0.strip_prefix(KEPT).unwrap_or(&self.0);
+        let (name, secret) = owner.split_once(BEHIND_NAME)?;
+        (is_name(name) && is_random(secret)).then_some((name, secret))
     }
 
     /// Wraps a token of the caller's choice, 1 to 256 bytes that do not begin with U+0001.
@@ -152,14 +172,28 @@ impl OwnerToken {
     }
 }
 
+fn is_random(text: &str) -> bool {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == uuid::fmt::Simple::LENGTH && text.bytes().all(is_hex)
+}
+
 /// The mark in front of the value of a key that is kept for nobody.
 const KEPT: &str = "\u{1}";
+/// What stands between a holder's name and the secret. The scripts know it, too.
+const BEHIND_NAME: &str = "/\u{1}";
 
 impl fmt::Display for OwnerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.char_indices().nth(8).map_or(self.0.len(), |(end, _)| end);
-        f.write_str(&self.0[..shown])?;
-        if shown < self.0.len() { f.write_str("…") } else { Ok(()) }
+        let secret = match self.name_and_secret() {
+            Some((name, secret)) => {
+                write!(f, "{name}/")?;
+                secret
+            }
+            None => &self.0,
+        };
+        let shown = secret.char_indices().nth(8).map_or(secret.len(), |(end, _)| end);
+        f.write_str(&secret[..shown])?;
+        if shown < secret.len() { f.write_str("…") } else { Ok(()) }
     }
 }
 
@@ -202,6 +236,39 @@ mod tests {
         assert_eq!(token.to_string(), "äöüäöüäö…");
         assert_eq!(format!("{token:?}"), "OwnerToken(äöüäöüäö…)");
         assert_eq!(OwnerToken::new("short").unwrap().to_string(), "short");
+    }
+
+    #[test]
+    fn a_named_token_shows_its_holder_and_eight_characters_of_the_secret() {
+        let token = OwnerToken::named("db1-4711");
+        let (name, secret) = token.as_str().split_once("/\u{1}").unwrap();
+        assert_eq!((name, token.holder()), ("db1-4711", Some("db1-4711")));
+        assert!(token.looks_random());
+        assert_eq!(token.to_string(), format!("db1-4711/{}…", &secret[..8]));
+        assert!(!format!("{token:?}").contains(&secret[..9]));
+        assert_eq!(token.kept().holder(), Some("db1-4711"));
+        assert_eq!(OwnerToken::new(token.as_str()).unwrap(), token, "it is a token like others");
+        assert!(OwnerToken::named(&"ü".repeat(64)).as_str().len() <= 256);
+    }
+
+    #[test]
+    fn other_tokens_have_no_holder() {
+        let secret = OwnerToken::random();
+        let secret = secret.as_str();
+        let others = [
+            secret.to_owned(),
+            format!("a/{secret}"),
+            format!("a\u{1}{secret}"),
+            format!("/\u{1}{secret}"),
+            format!("a/b/\u{1}{secret}"),
+            format!("a/\u{1}{secret}0"),
+            format!("a/\u{1}{}", secret.to_uppercase().replace(char::is_numeric, "A")),
+            format!("{}/\u{1}{secret}", "x".repeat(65)),
+        ];
+        for other in others {
+            let token = OwnerToken::new(other).unwrap();
+            assert_eq!(token.holder(), None, "{:?}", token.as_str());
+        }
     }
 
     #[test]

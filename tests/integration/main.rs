@@ -42,6 +42,7 @@ mod faults;
 mod fencing;
 mod guide;
 mod harness;
+mod holders;
 mod loss;
 mod memory;
 #[cfg(feature = "metrics")]

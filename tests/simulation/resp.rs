@@ -69,9 +69,12 @@ impl From<&Answer> for Word {
             Answer::Ours { token, expires_in } => {
                 vec![Self::Number(2), Self::Number(int(*token)), pttl(Some(*expires_in), 0)]
             }
-            Answer::Refused { expires_in, holder, is_owners } => {
+            Answer::Refused { expires_in, holder, name, is_owners } => {
                 let code = if *is_owners { 6 } else { 0 };
-                vec![Self::Number(code), pttl(*expires_in, -1), Self::Text(holder.clone())]
+                let texts = [Some(holder), name.as_ref()].into_iter().flatten().cloned();
+                let mut words = vec![Self::Number(code), pttl(*expires_in, -1)];
+                words.extend(texts.map(Self::Text));
+                words
             }
             Answer::Gone => vec![Self::Number(-1)],
             Answer::Ended => vec![Self::Number(-2)],

@@ -102,8 +102,8 @@ pub(crate) enum Task {
     Run(Run),
     /// Tell who holds a lock, and for how long
     ///
-    /// The exit code is 0 if somebody holds it, and 1 if nobody does. A holder is known by its host and process id if
-    /// `redlatch` holds the lock, else by the first characters of its owner token.
+    /// The exit code is 0 if somebody holds it, and 1 if nobody does. A holder is shown by its name, which is host and
+    /// process id if `redlatch` holds the lock, else by the first characters of its owner token.
     Inspect {
         /// The lock's name
         key: String,

@@ -25,7 +25,8 @@ pub(crate) async fn break_lock(
         Some(_) if !is_sure && !is_wanted(key, &status)? => Outcome::Declined,
         Some(ticket) => take_away(ticket, manager).await?,
     };
-    let held_by = status.owner_token().map(|token| owner::shown_as(token, status.is_kept()));
+    let shown = |token| owner::shown(status.holder(), token, status.is_kept());
+    let held_by = status.owner_token().map(shown);
     output::answer(&Report { key: key.to_owned(), outcome, held_by }, options);
     Ok(outcome.code())
 }

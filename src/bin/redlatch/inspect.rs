@@ -47,10 +47,11 @@ struct Vote {
 
 impl Lock {
     pub(crate) fn new(key: &str, status: &LockStatus) -> Self {
+        let shown = |token| owner::shown(status.holder(), token, status.is_kept());
         Self {
             key: key.to_owned(),
             held: status.is_held(),
-            held_by: status.owner_token().map(|token| owner::shown_as(token, status.is_kept())),
+            held_by: status.owner_token().map(shown),
             expires_in_ms: status.expires_in().map(millis),
             fencing_token: status.fencing_token().filter(|_| status.is_held()).map(u64::from),
             votes: status.votes().iter().map(Vote::new).collect(),
@@ -60,9 +61,10 @@ impl Lock {
 
 impl Vote {
     fn new(vote: &NodeVote) -> Self {
+        let shown = |token| owner::shown(vote.holder(), token, vote.is_kept());
         Self {
             node: vote.node().to_owned(),
-            held_by: vote.owner_token().map(|token| owner::shown_as(token, vote.is_kept())),
+            held_by: vote.owner_token().map(shown),
             expires_in_ms: vote.expires_in().map(millis),
             fencing_token: vote.fencing_token().map(u64::from),
             error: vote.error().map(|error| chain(error)),

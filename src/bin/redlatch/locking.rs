@@ -25,7 +25,7 @@ pub(crate) async fn acquire(
         guard = wait(run, request(run, manager, reporter)?) => guard?,
         never = progress.tell() => match never {},
     };
-    let owner = owner::shown(guard.owner_token());
+    let owner = owner::name();
     let (key, fencing_token) = (run.key.clone(), guard.fencing_token().get());
     reporter.say(&Event::Acquired { key, owner, fencing_token, waited: progress.has_told() });
     Ok(guard)
@@ -54,7 +54,7 @@ fn request(run: &Run, manager: &LockManager, reporter: &Reporter) -> Result<Lock
         return Err(Failure::Usage(message));
     }
     let interval = (run.ttl / 3).min(run.ttl.saturating_sub(grace) / 2);
-    let request = manager.lock(&run.key).ttl(run.ttl).owner(owner::new()?);
+    let request = manager.lock(&run.key).ttl(run.ttl).holder(owner::name());
     let request = request.min_hold(run.min_hold.unwrap_or_default());
     let (reporter, failing) = (reporter.clone(), AtomicBool::new(false));
     Ok(request.auto_renew_every(interval).on_renewal(move |event| {

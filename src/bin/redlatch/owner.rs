@@ -1,66 +1,70 @@
-//! Owner tokens by which people recognise a holder, and that are secrets all the same.
+//! Holder names: what `redlatch` calls itself, and how others are shown.
 
-use redlatch::{OwnerToken, Result};
+use redlatch::OwnerToken;
 
 use crate::text;
 
-/// A token for this process: `host-pid-` and what nobody can guess.
-pub(crate) fn new() -> Result<OwnerToken> {
+/// What this process is called: `host-pid`.
+pub(crate) fn name() -> String {
     let (host, pid) = (rustix::system::uname(), std::process::id());
-    let host: String = host.nodename().to_string_lossy().chars().take(LONGEST_HOST).collect();
-    OwnerToken::new(format!("{host}-{pid}-{}", OwnerToken::random().as_str()))
+    fitted(&host.nodename().to_string_lossy(), &format!("-{pid}"))
 }
 
-/// What may be shown of a token: host and process id if it is one of ours, else its first characters.
-pub(crate) fn shown(token: &OwnerToken) -> String {
-    text::printable(name(token.as_str()).unwrap_or(&token.to_string()))
+/// A host's name with `end` behind it, so changed and cut that it may be a holder's.
+fn fitted(host: &str, end: &str) -> String {
+    let mut name = String::new();
+    let fits = host.chars().map(|c| if c.is_control() || c == '/' { '_' } else { c });
+    for c in fits.take(MOST_CHARACTERS.saturating_sub(end.len())) {
+        if name.len() + c.len_utf8() + end.len() > MOST_BYTES {
+            break;
+        }
+        name.push(c);
+    }
+    name + end
 }
 
-/// The same of who holds a lock, or has released it and left it to nobody for a while.
-pub(crate) fn shown_as(token: &OwnerToken, is_kept: bool) -> String {
-    format!("{}{}", shown(token), if is_kept { " (released)" } else { "" })
+/// A holder's name, or the first characters of an owner token that has none. `is_kept`: who had that has released the
+/// lock, and left it to nobody for a while.
+pub(crate) fn shown(holder: Option<&str>, token: &OwnerToken, is_kept: bool) -> String {
+    let shown = holder.map_or_else(|| text::printable(&token.to_string()), str::to_owned);
+    format!("{shown}{}", if is_kept { " (released)" } else { "" })
 }
 
-/// `db1-4711` of `db1-4711-0f3c..`.
-fn name(token: &str) -> Option<&str> {
-    let (name, random) = token.rsplit_once('-')?;
-    let (host, pid) = name.rsplit_once('-')?;
-    let is_ours = !host.is_empty()
-        && !pid.is_empty()
-        && pid.bytes().all(|byte| byte.is_ascii_digit())
-        && random.len() == RANDOM
-        && random.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_ours.then_some(name)
-}
-
-/// Characters, of up to four bytes: a token has at most 256 bytes.
-const LONGEST_HOST: usize = 50;
-
-/// The digits of a random token.
-const RANDOM: usize = 32;
+const MOST_CHARACTERS: usize = 64;
+const MOST_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_holder_is_shown_by_host_and_pid_only() {
-        let (token, pid) = (new().unwrap(), std::process::id());
-        let shown = shown(&token);
-        assert!(shown.ends_with(&format!("-{pid}")), "{shown}");
-        assert_eq!(token.as_str().len(), shown.len() + 1 + RANDOM);
+    fn a_process_is_called_by_host_and_pid() {
+        let name = name();
+        assert!(name.ends_with(&format!("-{}", std::process::id())), "{name}");
     }
 
     #[test]
-    fn of_other_tokens_eight_characters_are_shown() {
-        for token in [OwnerToken::random(), OwnerToken::new("deploy-77-secretsecret").unwrap()] {
-            assert_eq!(shown(&token), format!("{}…", &token.as_str()[..8]));
+    fn whatever_a_host_is_called_its_name_is_made_to_fit() {
+        assert_eq!(fitted("db1", "-4711"), "db1-4711");
+        assert_eq!(fitted("a/b\n", "-4711"), "a_b_-4711");
+        assert_eq!(fitted("", "-4711"), "-4711");
+        let long = ["x", "ü", "€", "𝄞"].map(|c| fitted(&c.repeat(200), "-4294967295"));
+        for name in long {
+            assert!(name.len() <= MOST_BYTES && name.chars().count() <= MOST_CHARACTERS, "{name}");
+            assert!(name.ends_with("-4294967295"), "{name}");
         }
+    }
+
+    #[test]
+    fn of_a_holder_without_a_name_eight_characters_are_shown() {
+        let token = OwnerToken::random();
+        assert_eq!(shown(None, &token, false), format!("{}…", &token.as_str()[..8]));
+        assert_eq!(shown(Some("db1-4711"), &token, true), "db1-4711 (released)");
     }
 
     #[test]
     fn a_token_cannot_write_to_the_terminal() {
         let token = OwnerToken::new("\u{1b}[2J").unwrap();
-        assert_eq!(shown(&token), "\u{fffd}[2J");
+        assert_eq!(shown(None, &token, false), "\u{fffd}[2J");
     }
 }

@@ -59,8 +59,8 @@ impl<'a> Progress<'a> {
 
 /// Who holds a lock, as far as it may be shown, and for how long.
 pub(crate) fn holder(status: &LockStatus) -> Option<(String, Option<u64>)> {
-    let token = status.owner_token()?;
-    Some((owner::shown_as(token, status.is_kept()), status.expires_in().map(text::millis)))
+    let held_by = owner::shown(status.holder(), status.owner_token()?, status.is_kept());
+    Some((held_by, status.expires_in().map(text::millis)))
 }
 
 /// How long to wait in silence.

@@ -9,7 +9,9 @@ use super::{
     message::Message,
     send_log::SendLog,
 };
-use crate::types::{attempt_id::AttemptId, key::Key, token::OwnerToken, validity::millis};
+use crate::types::{
+    attempt_id::AttemptId, holder::is_name, key::Key, token::OwnerToken, validity::millis,
+};
 
 /// How a command is put to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +130,12 @@ pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
         Value::Array(fields) => match fields.as_slice() {
             [Value::Int(1), token] => number(token).map(|token| Answer::Granted { token }),
             [Value::Int(2), token, pttl] => ours(token, pttl),
-            [Value::Int(0), Value::Int(pttl), holder] => refused(*pttl, holder, false),
-            [Value::Int(6), Value::Int(pttl), holder] => refused(*pttl, holder, true),
+            [Value::Int(code @ (0 | 6)), Value::Int(pttl), holder] => {
+                refused(*pttl, holder, None, *code == 6)
+            }
+            [Value::Int(code @ (0 | 6)), Value::Int(pttl), holder, name] => {
+                refused(*pttl, holder, Some(name), *code == 6)
+            }
             [Value::Int(-1)] => Some(Answer::Gone),
             [Value::Int(-2)] => Some(Answer::Ended),
             [Value::Int(3 | UNANNOUNCED)] => Some(Answer::Released(Released::Deleted)),
@@ -157,10 +163,13 @@ fn ours(token: &Value, pttl: &Value) -> Option<Answer> {
     Some(Answer::Ours { token: number(token)?, expires_in })
 }
 
-fn refused(pttl: i64, holder: &Value, is_owners: bool) -> Option<Answer> {
+fn refused(pttl: i64, holder: &Value, name: Option<&Value>, is_owners: bool) -> Option<Answer> {
     let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
     let holder = String::from_utf8_lossy(bytes(holder)?).into_owned();
-    Some(Answer::Refused { expires_in, holder, is_owners })
+    // Whoever else writes values of this form need not keep to what a name may be.
+    let name = name.and_then(bytes).and_then(|name| str::from_utf8(name).ok());
+    let name = name.filter(|name| is_name(name)).map(str::to_owned);
+    Some(Answer::Refused { expires_in, holder, name, is_owners })
 }
 
 fn released(counter: &Value, how: impl FnOnce(u64) -> Released) -> Option<Answer> {
@@ -255,8 +264,23 @@ mod tests {
     #[test]
     fn a_holder_without_expiry_is_refused_without_a_time() {
         let reply = Value::Array(vec![int(0), int(-1), Value::BulkString(b"ab".to_vec())]);
-        let refused = Answer::Refused { expires_in: None, holder: "ab".into(), is_owners: false };
+        let (holder, name) = ("ab".into(), None);
+        let refused = Answer::Refused { expires_in: None, holder, name, is_owners: false };
         assert_eq!(decode(&reply).unwrap(), refused);
+    }
+
+    #[test]
+    fn a_refusal_tells_what_may_be_a_holders_name_and_nothing_else() {
+        let told = |name: &[u8]| {
+            let text = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
+            let reply = Value::Array(vec![int(0), int(5), text(b"ab"), text(name)]);
+            let Ok(Answer::Refused { name, .. }) = decode(&reply) else { panic!("a refusal") };
+            name
+        };
+        assert_eq!(told(b"db1-4711").as_deref(), Some("db1-4711"));
+        for wrong in [&b""[..], b"\xff", b"a\x1b[2J", "a\u{85}".as_bytes(), &[b'x'; 65]] {
+            assert_eq!(told(wrong), None, "{wrong:?}");
+        }
     }
 
     /// Redis 6 with `lua-replicate-commands no` refuses to write after what differs from server to server, unless
@@ -348,10 +372,10 @@ mod tests {
             let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
             let refused = Value::Array(vec![int(0), int(pttl), bulk.clone()]);
             let holder = String::from_utf8_lossy(&holder).into_owned();
-            let is_owners = false;
+            let (name, is_owners) = (None, false);
             prop_assert_eq!(
                 decode(&refused).unwrap(),
-                Answer::Refused { expires_in, holder, is_owners }
+                Answer::Refused { expires_in, holder, name, is_owners }
             );
             let granted = decode(&Value::Array(vec![int(1), int(token)])).ok();
             prop_assert_eq!(granted, u64::try_from(token).ok().map(|token| Answer::Granted { token }));

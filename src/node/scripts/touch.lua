@@ -2,8 +2,8 @@
 -- KEYS: lock, fence (none: the lock is unfenced)
 -- ARGV: owner, ttl ms (0: leave the expiry), token, fence ttl ms, id ('' for a random owner),
 --       'raise' | 'extend' | 'heal' | 'adopt'
--- Returns {2, counter, pttl}: this lock; {1, counter}: put back; {0, pttl, hash}: another owner's lock; {6, pttl, hash}:
---         another attempt's; {-1}: gone; {-2}: the attempt has ended.
+-- Returns {2, counter, pttl}: this lock; {1, counter}: put back; {0, pttl, hash, name}: another owner's lock, with its
+--         holder's name if it has one; {6, pttl, hash}: another attempt's; {-1}: gone; {-2}: the attempt has ended.
 -- What PTTL says is not the same on a replica. Redis 6 with `lua-replicate-commands no`, which has replicas run the
 -- script, allows no write after it, unless it is told to send them the writes instead. Others always do.
 if redis.replicate_commands then redis.replicate_commands() end
@@ -15,7 +15,11 @@ if not counter or math.max(counter, held) > 9e15 then return redis.error_reply('
 local owner = redis.call('GET', KEYS[1])
 if owner ~= ARGV[1] or id ~= ARGV[5] then
   if id == ARGV[5] and id ~= '' and state == 'x' then return {-2} end
-  if owner then return {owner == ARGV[1] and 6 or 0, redis.call('PTTL', KEYS[1]), string.sub(redis.sha1hex(owner .. ' ' .. id), 1, 8)} end
+  if owner then
+    local hash = string.sub(redis.sha1hex(owner .. ' ' .. id), 1, 8)
+    local name = #owner < 256 and string.match(owner, '^\1?([^/%c]+)/\1' .. string.rep('[%da-f]', 32) .. '$') or nil
+    return {owner == ARGV[1] and 6 or 0, redis.call('PTTL', KEYS[1]), hash, name}
+  end
   if mode ~= 'heal' then return {-1} end
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ttl)
   id, state = ARGV[5], ''
