@@ -6,7 +6,6 @@ use std::{
     future::{Future, IntoFuture},
     pin::Pin,
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -20,14 +19,13 @@ use crate::{
     lock::{
         guard::LockGuard,
         options::Options,
+        setters::setters,
         take::{hand_over, key, run, spec, take},
     },
     metrics::{self, Acquiring},
     types::{
         error::{Error, Result},
-        event::RenewalEvent,
         key::Key,
-        retry::Retry,
     },
 };
 
@@ -64,64 +62,7 @@ impl LockAnyRequest {
         Self { keeper, names, options }
     }
 
-    /// Sets the time that Redis keeps the lock without an extend: see [`LockRequest::ttl`](crate::LockRequest::ttl).
-    pub const fn ttl(mut self, ttl: Duration) -> Self {
-        self.options.ttl = ttl;
-        self
-    }
-
-    /// Sets the longest time that taking a lock may take: see [`LockRequest::wait_timeout`](crate::LockRequest::wait_timeout). Default: none.
-    ///
-    /// At least one attempt is sent.
-    pub const fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.options.wait_timeout = Some(timeout);
-        self
-    }
-
-    /// Sets when to try again, counted for the group: see [`LockRequest::retry`](crate::LockRequest::retry).
-    pub fn retry(mut self, retry: Retry) -> Self {
-        self.options.retry = retry;
-        self
-    }
-
-    /// Has the lock renewed in the background: see [`LockRequest::auto_renew`](crate::LockRequest::auto_renew). Default: not.
-    #[doc(alias = "watchdog")]
-    pub const fn auto_renew(mut self) -> Self {
-        self.options.auto_renew = true;
-        self.options.renewal.every = None;
-        self
-    }
-
-    /// Has the lock renewed at this interval: see [`LockRequest::auto_renew_every`](crate::LockRequest::auto_renew_every).
-    pub const fn auto_renew_every(mut self, interval: Duration) -> Self {
-        self.options.auto_renew = true;
-        self.options.renewal.every = Some(interval);
-        self
-    }
-
-    /// Sets what is called at each event of the lock: see [`LockRequest::on_renewal`](crate::LockRequest::on_renewal).
-    pub fn on_renewal(mut self, listener: impl Fn(&RenewalEvent) + Send + Sync + 'static) -> Self {
-        self.options.renewal.on_event = Some(Arc::new(listener));
-        self
-    }
-
-    /// Sets how long auto-renewal may keep the lock: see [`LockRequest::max_hold`](crate::LockRequest::max_hold).
-    pub const fn max_hold(mut self, max_hold: Duration) -> Self {
-        self.options.renewal.max_hold = Some(max_hold);
-        self
-    }
-
-    /// Sets how long the key stays in Redis at least: see [`LockRequest::min_hold`](crate::LockRequest::min_hold).
-    pub const fn min_hold(mut self, min_hold: Duration) -> Self {
-        self.options.min_hold = min_hold;
-        self
-    }
-
-    /// Does without a fencing counter: see [`LockRequest::unfenced`](crate::LockRequest::unfenced).
-    pub const fn unfenced(mut self) -> Self {
-        self.options.unfenced = true;
-        self
-    }
+    setters!();
 
     /// Takes one of the locks, waiting while others hold all of them.
     ///

@@ -6,7 +6,6 @@ use std::{
     future::{Future, IntoFuture},
     pin::Pin,
     sync::Arc,
-    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -14,11 +13,11 @@ use tokio::time::{Instant, Interval, interval};
 
 use crate::{
     keeper::Keeper,
-    lock::{options::Options, request::LockRequest, set::LockSet, watch::check_work},
+    lock::{
+        options::Options, request::LockRequest, set::LockSet, setters::setters, watch::check_work,
+    },
     types::{
         error::{Error, Result},
-        event::RenewalEvent,
-        retry::Retry,
         token::OwnerToken,
     },
 };
@@ -26,7 +25,8 @@ use crate::{
 /// Several locks about to be taken, all or none: made by [`LockManager::lock_all`](crate::LockManager::lock_all), ended
 /// by [`acquire`](Self::acquire), [`try_acquire`](Self::try_acquire) or [`run`](Self::run). Awaiting it is `acquire`.
 ///
-/// The options are those of a [`LockRequest`], for each key alike.
+/// The options are those of a [`LockRequest`], for each key alike; [`wait_timeout`](Self::wait_timeout) bounds the taking of
+/// all.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -51,68 +51,11 @@ impl LockSetRequest {
         Self { keeper, keys, options }
     }
 
-    /// Sets the time that Redis keeps the locks without an extend: see [`LockRequest::ttl`].
-    pub const fn ttl(mut self, ttl: Duration) -> Self {
-        self.options.ttl = ttl;
-        self
-    }
-
-    /// Sets the longest time that taking all the locks may take: see [`LockRequest::wait_timeout`]. Default: none.
-    ///
-    /// At least one attempt is sent.
-    pub const fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.options.wait_timeout = Some(timeout);
-        self
-    }
-
-    /// Sets when to try again, counted for each key: see [`LockRequest::retry`].
-    pub fn retry(mut self, retry: Retry) -> Self {
-        self.options.retry = retry;
-        self
-    }
+    setters!();
 
     /// Sets the owner token of all the locks: see [`LockRequest::owner`]. Default: random ones.
     pub fn owner(mut self, owner: OwnerToken) -> Self {
         self.options.owner = Some(owner);
-        self
-    }
-
-    /// Sets what people call who holds the locks: see [`LockRequest::holder`]. Default: the manager's, which is nothing.
-    pub fn holder(mut self, name: impl Into<String>) -> Self {
-        self.options.holder = Some(name.into().into());
-        self
-    }
-
-    /// Has the locks renewed together in the background: see [`LockRequest::auto_renew`]. Default: not.
-    #[doc(alias = "watchdog")]
-    pub const fn auto_renew(mut self) -> Self {
-        self.options.auto_renew = true;
-        self.options.renewal.every = None;
-        self
-    }
-
-    /// Has the locks renewed together at this interval: see [`LockRequest::auto_renew_every`].
-    pub const fn auto_renew_every(mut self, interval: Duration) -> Self {
-        self.options.auto_renew = true;
-        self.options.renewal.every = Some(interval);
-        self
-    }
-
-    /// Sets what is called at each event of each of the locks: see [`LockRequest::on_renewal`].
-    pub fn on_renewal(mut self, listener: impl Fn(&RenewalEvent) + Send + Sync + 'static) -> Self {
-        self.options.renewal.on_event = Some(Arc::new(listener));
-        self
-    }
-
-    /// Sets how long auto-renewal may keep the locks, counted from when all were taken: see [`LockRequest::max_hold`].
-    pub const fn max_hold(mut self, max_hold: Duration) -> Self {
-        self.options.renewal.max_hold = Some(max_hold);
-        self
-    }
-
-    /// Sets how long the keys stay in Redis at least, counted from when all were taken: see [`LockRequest::min_hold`].
-    pub const fn min_hold(mut self, min_hold: Duration) -> Self {
-        self.options.min_hold = min_hold;
         self
     }
 

@@ -20,6 +20,7 @@ everywhere!(
     an_unfenced_lock_is_lost_when_its_validity_ends,
     an_abandoned_unfenced_lock_goes_to_the_next,
     an_unfenced_manager_locks_sets,
+    an_unfenced_request_locks_a_set,
     an_unfenced_lock_is_kept_for_nobody_until_its_min_hold,
     an_unfenced_manager_runs_work,
     a_dropped_unfenced_lock_can_be_taken_again_at_once,
@@ -133,6 +134,14 @@ async fn an_unfenced_manager_locks_sets(site: Site) {
     for key in ["a", "b", "c"] {
         site.empties(key).await;
     }
+}
+
+async fn an_unfenced_request_locks_a_set(site: Site) {
+    let set = site.manager().lock_all(["a", "b"]).unfenced().await.unwrap();
+    assert!(set.fencing_tokens().all(|(_, token)| token.is_none()));
+    let fenced = site.manager().lock_all(["b", "c"]);
+    assert!(fenced.try_acquire().await.unwrap_err().is_contended());
+    set.release().await.unwrap();
 }
 
 async fn an_unfenced_lock_is_kept_for_nobody_until_its_min_hold(site: Site) {
