@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
+use smallvec::smallvec;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
@@ -19,7 +20,10 @@ use crate::{
         quorum::Quorum,
     },
     node::{Answer, Command, Touch, round::Reply, tally::Tally},
-    types::error::{Error, NodeError, Result},
+    types::{
+        error::{Error, NodeError, Result},
+        few::Few,
+    },
 };
 
 /// The votes of one attempt.
@@ -34,8 +38,8 @@ pub(super) struct Election<'a> {
     proposal: u64,
     began: Instant,
     ask_order: AskOrder,
-    asked: Vec<bool>,
-    reports: Vec<Report>,
+    asked: Few<bool>,
+    reports: Few<Report>,
     refusals: Vec<Refused>,
     tally: Tally,
 }
@@ -63,8 +67,8 @@ impl<'a> Election<'a> {
             proposal: clock::proposal(),
             began: clock::now(),
             ask_order: AskOrder::AllAtOnce,
-            asked: vec![false; count],
-            reports: vec![Report::Awaited; count],
+            asked: smallvec![false; count],
+            reports: smallvec![Report::Awaited; count],
             refusals: Vec::new(),
             tally: Tally::new(count),
         }
@@ -97,7 +101,7 @@ impl<'a> Election<'a> {
                 break;
             }
         }
-        let rest: Vec<usize> = (0..self.asked.len()).filter(|&node| !self.asked[node]).collect();
+        let rest: Few<usize> = (0..self.asked.len()).filter(|&node| !self.asked[node]).collect();
         self.ask(&rest);
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! Each node's counter only grows, and grows with every grant; any two majorities share a node. So tokens are
 //! unique and grow in the order of acquisition, whatever clocks and networks do, while nodes keep their counters.
 
+use crate::types::few::Few;
+
 /// What one node has reported so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
@@ -35,7 +37,7 @@ pub(crate) fn choose(reports: &[Report], quorum: usize) -> Choice {
     // A node that is being raised will soon not stand by what it told.
     let settled =
         |token: u64| reports.iter().filter(|report| **report == Report::Told(token)).count();
-    let told: Vec<u64> = reports.iter().filter_map(Report::told).collect();
+    let told: Few<u64> = reports.iter().filter_map(Report::told).collect();
     if let Some(token) = told.iter().find(|token| settled(**token) >= quorum) {
         return Choice::Agreed(*token);
     }

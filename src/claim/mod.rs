@@ -27,6 +27,7 @@ use crate::{
     node::{Answer, Command, SendLog, Touch, tally::Shortage},
     types::{
         error::{LossReason, Result},
+        few::Few,
         token::FencingToken,
         validity::{ClockDrift, quorum, supported_by},
     },
@@ -48,7 +49,7 @@ pub(crate) struct Claim {
 }
 
 struct State {
-    votes: Box<[Vote]>,
+    votes: Few<Vote>,
     held: Option<Held>,
     /// There while its renewals fail.
     failing: Option<Failing>,
@@ -65,7 +66,7 @@ impl Claim {
     pub(crate) fn new(id: u64, send_log: SendLog, drift: ClockDrift, offer: Offer) -> Self {
         let (nodes, Offer { origin, renewal }) = (send_log.nodes(), offer);
         let state = State {
-            votes: vec![Vote::default(); nodes].into(),
+            votes: (0..nodes).map(|_| Vote::default()).collect(),
             held: None,
             failing: None,
             ends: clock::now(),

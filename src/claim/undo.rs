@@ -13,7 +13,10 @@ use crate::{
     host::{clock, sync::lock},
     metrics,
     node::{Answer, Command, Released},
-    types::error::{LossReason, NodeError, Result},
+    types::{
+        error::{LossReason, NodeError, Result},
+        few::Few,
+    },
 };
 
 impl Claim {
@@ -93,7 +96,7 @@ impl Claim {
     }
 
     /// The nodes that may still hold the key, once the claim is withdrawn.
-    pub(crate) fn to_release(&self) -> Vec<usize> {
+    pub(crate) fn to_release(&self) -> Few<usize> {
         self.with_release(Release::open).unwrap_or_default()
     }
 
@@ -183,7 +186,7 @@ mod tests {
         let claim = granted(&quorum, Origin::Own).await;
         assert!(claim.to_release().is_empty(), "not before it is withdrawn");
         claim.withdraw();
-        assert_eq!(claim.to_release(), [0], "the second has refused, the third was not asked");
+        assert_eq!(claim.to_release()[..], [0], "the second has refused, the third was not asked");
         assert_eq!(told(&claim), (None, None));
     }
 
@@ -195,7 +198,7 @@ mod tests {
         assert!(adopting.to_release().is_empty());
         let adopted = held(&self::quorum(), Origin::Adopted).await;
         adopted.withdraw();
-        assert_eq!(adopted.to_release(), [0, 1, 2]);
+        assert_eq!(adopted.to_release()[..], [0, 1, 2]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -204,7 +207,7 @@ mod tests {
         claim.withdraw();
         assert!(claim.note_release(0, Ok(Answer::Released(Released::Deleted))));
         claim.withdraw();
-        assert_eq!(claim.to_release(), [1]);
+        assert_eq!(claim.to_release()[..], [1]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use crate::{
     node::{Released, tally::Shortage},
     types::{
         error::{Error, NodeError, Result},
+        few::Few,
         validity::quorum,
     },
 };
@@ -12,7 +13,7 @@ use crate::{
 /// A release under way.
 #[derive(Debug)]
 pub(crate) struct Release {
-    nodes: Box<[NodeRelease]>,
+    nodes: Few<NodeRelease>,
     /// Whether the lock was valid when its release began.
     was_valid: bool,
     /// Its fencing token, if it was ever held.
@@ -63,7 +64,7 @@ impl Release {
     }
 
     /// The nodes that may still hold the key.
-    pub(crate) fn open(&mut self) -> Vec<usize> {
+    pub(crate) fn open(&mut self) -> Few<usize> {
         let is_open = |&node: &usize| {
             matches!(self.nodes[node], NodeRelease::Pending | NodeRelease::Unanswered)
         };
@@ -203,7 +204,7 @@ mod tests {
         assert!(release.verdict("k").is_none());
         release.note(2, Ok(Released::Deleted), true, true);
         assert!(release.verdict("k").unwrap().is_ok());
-        assert_eq!(release.open(), [1]);
+        assert_eq!(release.open()[..], [1]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
         guard::LockGuard,
         options::Options,
         setters::setters,
-        take::{hand_over, key, run, spec, take},
+        take::{hand_over, key, run, spec, wait},
     },
     metrics::{self, Acquiring},
     types::{
@@ -93,7 +93,7 @@ impl LockAnyRequest {
     pub async fn acquire(self) -> Result<LockGuard> {
         let began = Instant::now();
         let (spec, any) = self.spec()?;
-        take(&self.keeper, self.options, spec, Some(any), began).await
+        wait(&self.keeper, self.options, spec, Some(any), began).await
     }
 
     /// Takes one of the locks that are free, or none if there is none.
@@ -172,7 +172,7 @@ impl LockAnyRequest {
         if names.is_empty() {
             return Err(Error::config("a lock on any of several keys needs at least one key"));
         }
-        names.iter().map(|name| key(&self.keeper, &self.options, name)).collect()
+        names.iter().map(|name| key(&self.keeper, &self.options, name.clone())).collect()
     }
 }
 

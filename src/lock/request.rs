@@ -119,7 +119,7 @@ impl LockRequest {
     /// # Ok(()) }
     /// ```
     #[doc(alias = "try_lock")]
-    pub async fn try_acquire(self) -> Result<LockGuard> {
+    pub async fn try_acquire(mut self) -> Result<LockGuard> {
         let spec = self.spec(false)?;
         let mut record = Acquiring::begin();
         let attempt = attempt(&self.keeper, &spec, AskOrder::AllAtOnce, None);

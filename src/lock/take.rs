@@ -1,6 +1,6 @@
 //! From a request to a guard: what is checked before anything is sent, and what is handed over in the end.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, mem::take, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::Span;
@@ -17,7 +17,7 @@ use crate::{
 impl LockRequest {
     /// Refuses what cannot work.
     pub(crate) fn check(&self) -> Result<()> {
-        key(&self.keeper, &self.options, &self.key)?;
+        key(&self.keeper, &self.options, self.key.clone())?;
         self.options.check(&self.keeper.settings)
     }
 
@@ -29,22 +29,22 @@ impl LockRequest {
         self.take(false, Some(began))
     }
 
-    pub(super) async fn take(self, joins: bool, began: Option<Instant>) -> Result<LockGuard> {
+    pub(super) async fn take(mut self, joins: bool, began: Option<Instant>) -> Result<LockGuard> {
         let began = began.unwrap_or_else(Instant::now);
         let spec = self.spec(joins)?;
-        take(&self.keeper, self.options, spec, None, began).await
+        wait(&self.keeper, self.options, spec, None, began).await
     }
 
-    /// Checks everything before anything is sent.
-    pub(super) fn spec(&self, joins: bool) -> Result<LockSpec> {
-        let key = key(&self.keeper, &self.options, &self.key);
+    /// Checks everything before anything is sent. The request has no key afterwards.
+    pub(super) fn spec(&mut self, joins: bool) -> Result<LockSpec> {
+        let key = key(&self.keeper, &self.options, take(&mut self.key));
         spec(&self.keeper, &self.options, key, joins)
     }
 }
 
 /// Names what a lock is kept under.
-pub(super) fn key(keeper: &Keeper, options: &Options, name: &str) -> Result<Arc<Key>> {
-    keeper.key(name.to_owned(), keeper.settings.fencing(options.unfenced)).map(Arc::new)
+pub(super) fn key(keeper: &Keeper, options: &Options, name: String) -> Result<Arc<Key>> {
+    keeper.key(name, keeper.settings.fencing(options.unfenced)).map(Arc::new)
 }
 
 /// Says how the lock of a key is to be taken, unless something about that cannot work.
@@ -69,7 +69,7 @@ pub(super) fn spec(
 }
 
 /// Waits for a lock, or for any of several, since then.
-pub(super) async fn take(
+pub(super) async fn wait(
     keeper: &Arc<Keeper>,
     options: Options,
     spec: LockSpec,

@@ -8,14 +8,14 @@ use super::{
     Kind, Node,
     command::{Answer, Command},
     facts::Facts,
-    lane::{Few, Lane, Recovered},
+    lane::{Lane, Recovered},
     memory::{self, Store},
     message::Database,
     notices::{self, OnNotice, Subscriber},
     send_log::SendLog,
     survey::Questions,
 };
-use crate::types::{error::NodeError, key::Key, settings::Settings};
+use crate::types::{error::NodeError, few::Few, key::Key, settings::Settings};
 
 /// A manager's way to one node.
 pub(crate) struct NodeClient {

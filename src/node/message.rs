@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::OnceLock};
 
+use deadpool_redis::redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
+
 /// What is published when a lock is released. Channels know no databases, so that it has to name its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message {
@@ -17,6 +19,14 @@ impl fmt::Display for Message {
         }
     }
 }
+
+impl ToRedisArgs for Message {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(self);
+    }
+}
+
+impl ToSingleRedisArg for Message {}
 
 impl Message {
     /// Reads what was heard. Anybody may publish: what is no message of ours is `None`.

@@ -9,6 +9,8 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
+use crate::types::few::Few;
+
 /// One node's answer to a command of a round.
 pub(crate) struct Reply<T> {
     pub(crate) node: usize,
@@ -23,7 +25,8 @@ pub(crate) struct Reply<T> {
 /// They are few, so that each wake-up polls them all. `FuturesUnordered` would poll those alone that were woken, but has
 /// its task run once more each time it finds them all pending, which wakes another thread of the runtime.
 pub(crate) struct Round<T> {
-    calls: Vec<Call<T>>,
+    calls: Few<Call<T>>,
+    /// In the order in which they came.
     replies: VecDeque<Reply<T>>,
     /// Until then the answers are waited for.
     until: Option<Instant>,
@@ -43,7 +46,7 @@ impl<T> Round<T> {
 
     /// A round whose answers are waited for until then, if at all so long.
     pub(crate) fn until(until: Option<Instant>) -> Self {
-        let (calls, replies) = (Vec::new(), VecDeque::new());
+        let (calls, replies) = (Few::new(), VecDeque::new());
         Self { calls, replies, until, is_cut: false }
     }
 
@@ -91,10 +94,19 @@ impl<T> Round<T> {
     async fn next_of_all(&mut self) -> Option<Reply<T>> {
         poll_fn(|cx| {
             let Self { calls, replies, .. } = self;
-            calls.retain_mut(|call| {
-                call.poll(cx).map(|reply| replies.push_back(reply)).is_pending()
+            let mut first = replies.pop_front();
+            calls.retain(|call| match call.poll(cx) {
+                Poll::Ready(reply) if first.is_none() => {
+                    first = Some(reply);
+                    false
+                }
+                Poll::Ready(reply) => {
+                    replies.push_back(reply);
+                    false
+                }
+                Poll::Pending => true,
             });
-            match self.replies.pop_front() {
+            match first {
                 None if !self.calls.is_empty() => Poll::Pending,
                 reply => Poll::Ready(reply),
             }

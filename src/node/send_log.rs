@@ -8,14 +8,14 @@ use std::sync::{
 use super::{command::Command, lane::line::Line};
 use crate::{
     host::sync::lock,
-    types::{attempt_id::AttemptId, key::Key, token::OwnerToken},
+    types::{attempt_id::AttemptId, few::Few, key::Key, token::OwnerToken},
 };
 
 /// What a claim has sent to one node.
 #[derive(Debug, Default)]
 struct Sent {
     /// The lines on which claiming commands are unanswered, and how many.
-    unanswered: Vec<(Arc<Line>, usize)>,
+    unanswered: Few<(Arc<Line>, usize)>,
     /// The line that answered last. It may be gone: who was held must not keep connections open.
     answered: Option<Weak<Line>>,
     /// A claiming command was carried out, so that a key may be there.
@@ -34,7 +34,7 @@ pub(crate) struct SendLog {
     withdrawn: AtomicBool,
     /// The lock stays, and nobody is about to release it.
     forgotten: AtomicBool,
-    sent: Box<[Mutex<Sent>]>,
+    sent: Few<Mutex<Sent>>,
 }
 
 impl SendLog {
@@ -44,7 +44,7 @@ impl SendLog {
         Self { key, owner, id, withdrawn, forgotten, sent }
     }
 
-    pub(crate) const fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.sent.len()
     }
 

@@ -1,7 +1,10 @@
 //! The tally of a round: which nodes have answered, and why the others have not.
 
+use smallvec::smallvec;
+
 use crate::types::{
     error::{Error, NodeError},
+    few::Few,
     validity::quorum,
 };
 
@@ -9,7 +12,7 @@ use crate::types::{
 /// whether that was a yes or a no.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
-    heard: Box<[Heard]>,
+    heard: Few<Heard>,
 }
 
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ pub(crate) struct Shortage {
 
 impl Tally {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { heard: vec![Heard::Nothing; nodes].into() }
+        Self { heard: smallvec![Heard::Nothing; nodes] }
     }
 
     /// Notes what a node has said, and passes the answer on if it is one.

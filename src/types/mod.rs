@@ -4,6 +4,7 @@ pub(crate) mod attempt_id;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod fencing;
+pub(crate) mod few;
 pub(crate) mod holder;
 pub(crate) mod key;
 pub(crate) mod retry;

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::types::error::{Error, Result};
+use crate::types::{
+    error::{Error, Result},
+    few::Few,
+};
 
 /// The allowance for clocks that run at different rates: `factor * TTL + floor`.
 ///
@@ -92,7 +95,7 @@ pub(crate) fn supported_by(
     quorum: usize,
     deadlines: impl Iterator<Item = Instant>,
 ) -> Option<Instant> {
-    let mut deadlines: Vec<Instant> = deadlines.collect();
+    let mut deadlines: Few<Instant> = deadlines.collect();
     deadlines.sort_unstable_by(|a, b| b.cmp(a));
     deadlines.get(quorum - 1).copied()
 }

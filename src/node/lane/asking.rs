@@ -4,11 +4,7 @@ use std::sync::Arc;
 
 use deadpool_redis::redis::Value;
 
-use super::{
-    Shared, Used,
-    batch::{Few, Outgoing},
-    held_up::Turn,
-};
+use super::{Shared, Used, batch::Outgoing, held_up::Turn};
 use crate::{
     host::sync::lock,
     node::{
@@ -17,6 +13,7 @@ use crate::{
         scripts::{Delivery, Encoding, Route, decode, encode},
         send_log::SendLog,
     },
+    types::few::Few,
 };
 
 impl Shared {

@@ -3,13 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::redis::Cmd;
-use smallvec::SmallVec;
 
 use super::{line::Line, transport::Replies};
-use crate::node::{command::Command, failure::Failure, send_log::SendLog};
-
-/// What goes down a lane together, which in most cases is one command.
-pub(in crate::node) type Few<T> = SmallVec<[T; 1]>;
+use crate::{
+    node::{command::Command, failure::Failure, send_log::SendLog},
+    types::few::Few,
+};
 
 /// One command, and the send log that may forbid it.
 pub(super) struct Outgoing<'a> {

@@ -17,11 +17,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{
-    batch::Few,
-    transport::{Replies, Transport},
+use super::transport::{Replies, Transport};
+use crate::{
+    host::{clock, sync::lock},
+    types::few::Few,
 };
-use crate::host::{clock, sync::lock};
 
 /// One connection of a lane.
 pub(crate) struct Line {

@@ -13,8 +13,6 @@ mod state;
 pub(in crate::node) mod transport;
 mod undo;
 
-pub(super) use self::batch::Few;
-
 use std::{
     convert::Infallible,
     fmt,
@@ -53,7 +51,7 @@ use super::{
 use crate::{
     host::{background::Background, sync::lock},
     metrics,
-    types::{error::NodeError, settings::Settings},
+    types::{error::NodeError, few::Few, settings::Settings},
 };
 
 /// Is called when there is a connection again. It is called under no lock and must not block.

@@ -6,11 +6,14 @@ use deadpool_redis::redis::{RedisError, Value};
 
 use super::{
     Blame, Shared,
-    batch::{Batch, Fate, Few},
+    batch::{Batch, Fate},
     line::Line,
     transport::Replies,
 };
-use crate::node::{failure::Failure, presence::Absence, scripts::is_unannounced, send_log::End};
+use crate::{
+    node::{failure::Failure, presence::Absence, scripts::is_unannounced, send_log::End},
+    types::few::Few,
+};
 
 impl Shared {
     /// Learns from the replies how the line is, and gives each command its own.

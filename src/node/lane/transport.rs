@@ -8,7 +8,7 @@ use deadpool_redis::redis::{
     cmd, from_redis_value,
 };
 
-use super::batch::Few;
+use crate::types::few::Few;
 
 #[cfg(feature = "cluster")]
 use deadpool_redis::cluster::ClusterConnection;

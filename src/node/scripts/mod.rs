@@ -103,11 +103,15 @@ pub(super) fn encode(
         Command::Release { held, keep } => {
             let message = held.map(|token| Message { token, database: route.database });
             // A lock that was never held nobody waits for.
-            let message = message.filter(|_| route.announces).map(|message| message.to_string());
+            let message = message.filter(|_| route.announces);
             let channel = if message.is_some() { send_log.key.channel.as_str() } else { "" };
             let again = held.is_some() && route.delivery == Delivery::AnyTimes;
             cmd.arg(owner).arg(id).arg(channel).arg(fence.as_ref().and(held).unwrap_or_default());
-            cmd.arg(keep.map_or(0, millis)).arg(message.unwrap_or_default());
+            cmd.arg(keep.map_or(0, millis));
+            match message {
+                Some(message) => cmd.arg(message),
+                None => cmd.arg(""),
+            };
             cmd.arg(if again { "again" } else { "" });
         }
         Command::Inspect => {}
