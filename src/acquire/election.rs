@@ -199,7 +199,11 @@ impl<'a> Election<'a> {
 
     /// Turns the votes into a held lock, if there is something left of them.
     fn hold(mut self, token: u64) -> Result<ClaimGuard, Refusal> {
-        let terms = Grant { token, ttl: self.spec.ttl, began: self.began };
+        let (key, ttl, elapsed) = (&self.spec.key, self.spec.ttl, clock::now() - self.began);
+        if key.fence.as_ref().is_some_and(|fence| elapsed > fence.longest_attempt()) {
+            return Err(Error::ValidityExpired { key: key.name.to_string(), ttl, elapsed }.into());
+        }
+        let terms = Grant { token, ttl, began: self.began };
         // Rules 3 and 5: if the votes came too late, or the manager is closed, this drops the claim guard, which gives the
         // votes back.
         hold(self.armed.keeper(), &self.claim, terms, &self.spec.caller)?;

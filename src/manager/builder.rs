@@ -152,7 +152,8 @@ impl LockManagerBuilder {
     ///
     /// From 1 minute to 30 days, and never less than twice the lock's TTL. Each key that was locked within that time takes
     /// about 130 bytes of each node's memory. Tokens grow strictly unless a counter has gone *and* the clocks of the
-    /// machines that lock its key differ by more than this.
+    /// machines that lock its key differ by more than this, less a tenth: an attempt that takes longer than a tenth is
+    /// [`Error::ValidityExpired`], since its token would be that of a clock which is behind.
     pub const fn fencing_retention(mut self, retention: Duration) -> Self {
         self.settings.fencing_retention = retention;
         self

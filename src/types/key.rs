@@ -34,6 +34,12 @@ impl Fence {
     pub(crate) fn kept_for(&self, ttl: Duration) -> Duration {
         self.retention.max(2 * ttl)
     }
+
+    /// How old an attempt may be when it is granted. Once a counter has gone, nothing but the clock keeps a token above
+    /// those of before: a proposal that was paused on its way for longer than the counter lived would be below them.
+    pub(crate) fn longest_attempt(&self) -> Duration {
+        self.retention / 10
+    }
 }
 
 /// How many bytes a key may have.

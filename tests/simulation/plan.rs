@@ -78,7 +78,7 @@ impl Plan {
     pub(super) fn new(kind: Kind, dice: &Dice) -> Self {
         let owners = dice.chance(40) || kind.shares();
         let forgets_soon = kind.remembers() && dice.chance(25);
-        let retention = dice.millis(if forgets_soon { 500..3_000 } else { A_DAY });
+        let retention = dice.millis(if forgets_soon { 2_000..4_000 } else { A_DAY });
         Self {
             kind,
             nodes: *dice.pick(&[1, 3, 3, 3, 4, 5, 5]),
