@@ -122,13 +122,14 @@ impl Lane {
         items: &[(&SendLog, Command)],
     ) -> Few<Result<Answer, NodeError>> {
         let (lane, used, began) = (&self.shared, Used::default(), Instant::now());
-        let asked = pin!(lane.ask_until_put_right(items, &used));
-        let answers = lane.bounded(&used, asked).await;
+        let answers = {
+            let asked = pin!(lane.ask_until_put_right(items, &used));
+            lane.bounded(&used, asked).await
+        };
         let took = began.elapsed();
         // After the answer, so that no line is missed that was given up meanwhile.
         if let Some(undone) = lane.undo_on_retired_lines(items) {
-            // Boxed, since it is rare and large.
-            Box::pin(undone).await;
+            undone.await;
         }
         if answers.is_err() {
             // Failing fast must not keep a caller that tries again and again from yielding.

@@ -1,6 +1,6 @@
 //! Undoing, on a line out of use, what may still be carried out there.
 
-use std::future::Future;
+use std::{future::Future, pin::Pin};
 
 use super::Shared;
 use crate::node::{
@@ -16,7 +16,7 @@ impl Shared {
     pub(super) fn undo_on_retired_lines<'a>(
         &'a self,
         items: &'a [(&SendLog, Command)],
-    ) -> Option<impl Future<Output = ()> + use<'a>> {
+    ) -> Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>> {
         let releases = items.iter().filter(|(_, command)| !command.claims());
         let undos: Vec<_> = releases
             .flat_map(|&(send_log, command)| {
@@ -27,7 +27,8 @@ impl Shared {
         if undos.is_empty() {
             return None;
         }
-        Some(async move {
+        // Boxed, since it is rare and large.
+        Some(Box::pin(async move {
             for (line, send_log, command) in undos {
                 let route = self.route(line.announces());
                 let undo = encode(command, send_log, Encoding::Text, route);
@@ -36,6 +37,6 @@ impl Shared {
                     send_log.undone_on(self.index, &line);
                 }
             }
-        })
+        }))
     }
 }
