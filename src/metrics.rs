@@ -6,17 +6,21 @@ use tokio::time::Instant;
 
 use crate::types::error::{Error, LossReason};
 
+/// What operators call locks of one kind: on every series that is about locks.
+pub(crate) type Label = Option<&'static str>;
+
 /// How an acquire fares. It is recorded when dropped, so that one that is given up counts too.
 pub(crate) struct Acquiring {
     pub(crate) began: Instant,
     /// Those that were made and failed.
     pub(crate) attempts: u32,
     outcome: &'static str,
+    label: Label,
 }
 
 impl Acquiring {
-    pub(crate) fn begin() -> Self {
-        Self { began: Instant::now(), attempts: 0, outcome: "cancelled" }
+    pub(crate) fn begin(label: Label) -> Self {
+        Self { began: Instant::now(), attempts: 0, outcome: "cancelled", label }
     }
 
     /// Notes how it ended.
@@ -34,62 +38,75 @@ impl Acquiring {
 
 impl Drop for Acquiring {
     fn drop(&mut self) {
-        let outcome = Some(("outcome", self.outcome));
+        let labels = [Some(("outcome", self.outcome)), of_lock(self.label)];
         let succeeded = u32::from(self.outcome == "acquired");
-        recorder::sample(ACQUIRE, outcome, || self.began.elapsed().as_secs_f64());
-        recorder::sample(ATTEMPTS, outcome, || f64::from(self.attempts.saturating_add(succeeded)));
+        recorder::sample(ACQUIRE, labels, || self.began.elapsed().as_secs_f64());
+        recorder::sample(ATTEMPTS, labels, || f64::from(self.attempts.saturating_add(succeeded)));
+    }
+}
+
+/// Somebody waits in the local queue as long as this lives.
+pub(crate) struct Waiting {
+    label: Label,
+}
+
+impl Waiting {
+    pub(crate) fn begin(label: Label) -> Self {
+        recorder::shift(WAITERS, [of_lock(label)], 1.0);
+        Self { label }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        recorder::shift(WAITERS, [of_lock(self.label)], -1.0);
     }
 }
 
 /// An acquire was refused before its first attempt.
-pub(crate) fn refused(error: &Error) {
-    Acquiring::begin().end(Some(error));
+pub(crate) fn refused(label: Label, error: &Error) {
+    Acquiring::begin(label).end(Some(error));
 }
 
 /// A lock is held from now on.
-pub(crate) fn held() {
-    recorder::shift(GUARDS, 1.0);
+pub(crate) fn held(label: Label) {
+    recorder::shift(GUARDS, [of_lock(label)], 1.0);
 }
 
 /// A guard has gone that held a lock for so long.
-pub(crate) fn let_go(held: Duration) {
-    recorder::shift(GUARDS, -1.0);
-    recorder::sample(HOLD, None, || held.as_secs_f64());
+pub(crate) fn let_go(label: Label, held: Duration) {
+    recorder::shift(GUARDS, [of_lock(label)], -1.0);
+    recorder::sample(HOLD, [of_lock(label)], || held.as_secs_f64());
 }
 
 /// A lock was lost under its guard.
-pub(crate) fn lost(reason: LossReason) {
+pub(crate) fn lost(label: Label, reason: LossReason) {
     let reason = match reason {
         LossReason::Expired => "expired",
         LossReason::Taken => "taken",
         LossReason::Closed => "closed",
     };
-    recorder::count(LOSSES, Some(("reason", reason)));
+    recorder::count(LOSSES, [Some(("reason", reason)), of_lock(label)]);
 }
 
 /// A renewal was confirmed when so much of the validity was left.
-pub(crate) fn renewed(margin: Duration) {
-    recorder::sample(MARGIN, None, || margin.as_secs_f64());
+pub(crate) fn renewed(label: Label, margin: Duration) {
+    recorder::sample(MARGIN, [of_lock(label)], || margin.as_secs_f64());
 }
 
 /// A renewal was not confirmed.
-pub(crate) fn renewal_failed() {
-    recorder::count(RENEWAL_FAILURES, None);
+pub(crate) fn renewal_failed(label: Label) {
+    recorder::count(RENEWAL_FAILURES, [of_lock(label)]);
 }
 
 /// A release was not confirmed within the release timeout.
-pub(crate) fn release_failed() {
-    recorder::count(RELEASE_FAILURES, None);
-}
-
-/// Somebody waits in the local queue from now on, or no longer.
-pub(crate) fn waiters(by: f64) {
-    recorder::shift(WAITERS, by);
+pub(crate) fn release_failed(label: Label) {
+    recorder::count(RELEASE_FAILURES, [of_lock(label)]);
 }
 
 /// A node was asked in one piece and took so long to answer, though it may have failed to answer some of it.
 pub(crate) fn asked(node: &str, took: Duration, has_answered: bool, failures: usize) {
-    let node = Some(("node", node));
+    let node = [Some(("node", node))];
     if has_answered {
         recorder::sample(NODE, node, || took.as_secs_f64());
     }
@@ -131,40 +148,53 @@ const WAITERS: &str = "redlatch_waiters";
 const NODE: &str = "redlatch_node_seconds";
 const NODE_FAILURES: &str = "redlatch_node_failures_total";
 
-/// A name and a value that tell apart what is recorded under one name.
-type Label<'a> = Option<(&'static str, &'a str)>;
+/// A name and a value that tell apart what is recorded under one name, if there is one.
+type Pair<'a> = Option<(&'static str, &'a str)>;
+
+fn of_lock(label: Label) -> Pair<'static> {
+    label.map(|label| ("label", label))
+}
 
 #[cfg(feature = "metrics")]
 mod recorder {
     use metrics::{counter, gauge, histogram};
 
-    use super::Label;
+    use super::Pair;
 
-    pub(super) fn count(name: &'static str, label: Label<'_>) {
-        counter!(name, labels(label)).increment(1);
+    pub(super) fn count<const N: usize>(name: &'static str, pairs: [Pair<'_>; N]) {
+        counter!(name, labels(pairs)).increment(1);
     }
 
-    pub(super) fn sample(name: &'static str, label: Label<'_>, value: impl FnOnce() -> f64) {
-        histogram!(name, labels(label)).record(value());
+    pub(super) fn sample<const N: usize>(
+        name: &'static str,
+        pairs: [Pair<'_>; N],
+        value: impl FnOnce() -> f64,
+    ) {
+        histogram!(name, labels(pairs)).record(value());
     }
 
-    pub(super) fn shift(name: &'static str, by: f64) {
-        gauge!(name).increment(by);
+    pub(super) fn shift<const N: usize>(name: &'static str, pairs: [Pair<'_>; N], by: f64) {
+        gauge!(name, labels(pairs)).increment(by);
     }
 
-    fn labels(label: Label<'_>) -> Vec<metrics::Label> {
+    fn labels<const N: usize>(pairs: [Pair<'_>; N]) -> Vec<metrics::Label> {
         let own = |(name, value): (&'static str, &str)| metrics::Label::new(name, value.to_owned());
-        label.into_iter().map(own).collect()
+        pairs.into_iter().flatten().map(own).collect()
     }
 }
 
 #[cfg(not(feature = "metrics"))]
 mod recorder {
-    use super::Label;
+    use super::Pair;
 
-    pub(super) const fn count(_: &'static str, _: Label<'_>) {}
+    pub(super) const fn count<const N: usize>(_: &'static str, _: [Pair<'_>; N]) {}
 
-    pub(super) fn sample(_: &'static str, _: Label<'_>, _: impl FnOnce() -> f64) {}
+    pub(super) fn sample<const N: usize>(
+        _: &'static str,
+        _: [Pair<'_>; N],
+        _: impl FnOnce() -> f64,
+    ) {
+    }
 
-    pub(super) const fn shift(_: &'static str, _: f64) {}
+    pub(super) const fn shift<const N: usize>(_: &'static str, _: [Pair<'_>; N], _: f64) {}
 }

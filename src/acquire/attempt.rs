@@ -59,7 +59,7 @@ async fn attempt_by(
             (owner.clone(), AttemptId::random())
         }
     };
-    let offer = Offer { origin: Origin::Own, renewal: spec.renewal.clone() };
+    let offer = Offer::new(Origin::Own, spec.renewal.clone(), spec.label);
     let armed = keeper.arm(spec.key.clone(), owner, id, offer)?;
     Election::new(spec, armed, until).run(ask_order).await
 }

@@ -26,7 +26,7 @@ use crate::{
         queue::{Event, LocalHolder, Place, Signals, WakeOn, queue_name},
         quorum::Subscriptions,
     },
-    metrics::Acquiring,
+    metrics::{Acquiring, Waiting},
     types::{
         error::{Error, Result},
         key::Key,
@@ -53,7 +53,7 @@ pub(crate) async fn acquire(
 ) -> Result<ClaimGuard> {
     let mut acquire = Acquire {
         deadline: limits.wait_timeout.and_then(|wait| limits.began.checked_add(wait)),
-        record: Acquiring::begin(),
+        record: Acquiring::begin(spec.label),
         queue: queue_name(any.as_ref().map_or(from_ref(&spec.key), AnyOf::keys)),
         keeper,
         spec,
@@ -69,7 +69,7 @@ pub(crate) async fn acquire(
 
 /// The span of one attempt.
 pub(crate) fn attempt_span(spec: &LockSpec, attempt: u32) -> Span {
-    tracing::debug_span!("acquire", key = &*spec.key.name, attempt)
+    tracing::debug_span!("acquire", key = &*spec.key.name, attempt, label = spec.label)
 }
 
 struct Acquire<'a> {
@@ -121,6 +121,7 @@ impl Acquire<'_> {
                 Err(refusal) => pause = Some(self.pause_after(refusal)?),
             }
         }
+        let _waiting = Waiting::begin(self.spec.label);
         let place = self.keeper.queues.stand(&self.queue, self.keys());
         let mut seen = place.arrival;
         if !place.is_first {

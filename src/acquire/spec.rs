@@ -7,6 +7,7 @@ use tracing::Span;
 use crate::{
     claim::origin::Renewal,
     keeper::outage::Health,
+    metrics::Label,
     types::{error::Error, key::Key, token::OwnerToken},
 };
 
@@ -21,6 +22,7 @@ pub(crate) struct LockSpec {
     /// Whether a lock that the owner holds already will do.
     pub(crate) joins: bool,
     pub(crate) renewal: Option<Renewal>,
+    pub(crate) label: Label,
     /// The span that the lock's life belongs to.
     pub(crate) caller: Span,
 }

@@ -140,7 +140,7 @@ pub(crate) async fn join(
         Err(_) => None,
     };
     let Some(Seen { token, id, .. }) = seen else { return Ok(None) };
-    let offer = Offer { origin: Origin::Adopted, renewal: spec.renewal.clone() };
+    let offer = Offer::new(Origin::Adopted, spec.renewal.clone(), spec.label);
     let armed = keeper.arm(spec.key.clone(), owner.clone(), id, offer)?;
     let terms = Grant { token, ttl: spec.ttl, began: clock::now() };
     match adopt(armed, terms, &spec.caller, until).await {
@@ -170,7 +170,7 @@ pub(crate) async fn redeem(keeper: &Arc<Keeper>, ticket: LockTicket) -> Result<C
         }
     };
     let terms = Grant { token, ttl, began: clock::now() };
-    let offer = Offer { origin: Origin::Adopted, renewal: None };
+    let offer = Offer::new(Origin::Adopted, None, None);
     let armed = keeper.arm(key, owner_token, attempt, offer)?;
     adopt(armed, terms, &Span::current(), None).await
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    metrics,
+    metrics::{self, Label},
     types::{error::LossReason, validity::ClockDrift},
 };
 
 /// A held lock.
 pub(super) struct Held {
+    label: Label,
     pub(super) token: u64,
     pub(super) ttl: Duration,
     pub(super) since: Instant,
@@ -33,10 +34,16 @@ pub(crate) struct Extension {
 }
 
 impl Held {
-    pub(super) fn new(token: u64, ttl: Duration, since: Instant, valid_until: Instant) -> Self {
-        metrics::held();
+    pub(super) fn new(
+        label: Label,
+        token: u64,
+        ttl: Duration,
+        since: Instant,
+        valid_until: Instant,
+    ) -> Self {
+        metrics::held(label);
         let (min_hold, is_stopped, loss_told) = (Duration::ZERO, false, false);
-        Self { token, ttl, since, min_hold, is_stopped, valid_until, lost: None, loss_told }
+        Self { label, token, ttl, since, min_hold, is_stopped, valid_until, lost: None, loss_told }
     }
 
     /// Whether the lock is lost by `now`; a loss is for ever.
@@ -49,7 +56,7 @@ impl Held {
 
     pub(super) fn lose(&mut self, reason: LossReason) {
         self.lost = Some(reason);
-        metrics::lost(reason);
+        metrics::lost(self.label, reason);
     }
 
     /// Shortly before the deadline, when there is a last chance to do something about it.
@@ -92,7 +99,7 @@ mod tests {
     /// A lock of ten seconds, and since when it is held.
     fn held() -> (Held, Instant) {
         let now = Instant::now();
-        (Held::new(7, 10 * SECOND, now, drift().deadline(now, 10 * SECOND)), now)
+        (Held::new(None, 7, 10 * SECOND, now, drift().deadline(now, 10 * SECOND)), now)
     }
 
     #[test]

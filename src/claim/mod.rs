@@ -24,6 +24,7 @@ pub(crate) use self::{hold::Extension, verdict::Release};
 use crate::{
     claim::origin::{Offer, Origin, Renewal},
     host::{clock, sync::lock},
+    metrics::Label,
     node::{Answer, Command, SendLog, Touch, tally::Shortage},
     types::{
         error::{LossReason, Result},
@@ -39,6 +40,8 @@ pub(crate) struct Claim {
     pub(crate) id: u64,
     pub(crate) send_log: SendLog,
     pub(crate) origin: Origin,
+    /// What operators call locks of its kind.
+    pub(crate) label: Label,
     /// There once the lock is to be renewed.
     renewal: OnceLock<Renewal>,
     quorum: usize,
@@ -64,7 +67,7 @@ struct State {
 
 impl Claim {
     pub(crate) fn new(id: u64, send_log: SendLog, drift: ClockDrift, offer: Offer) -> Self {
-        let (nodes, Offer { origin, renewal }) = (send_log.nodes(), offer);
+        let (nodes, Offer { origin, renewal, label }) = (send_log.nodes(), offer);
         let state = State {
             votes: (0..nodes).map(|_| Vote::default()).collect(),
             held: None,
@@ -78,6 +81,7 @@ impl Claim {
             id,
             send_log,
             origin,
+            label,
             renewal: renewal.map(OnceLock::from).unwrap_or_default(),
             quorum: quorum(nodes),
             drift,
@@ -164,7 +168,7 @@ impl Claim {
         }
         let supported = state.supported(self.quorum).filter(|until| *until > since);
         let Some(valid_until) = supported else { return false };
-        state.held = Some(Held::new(token, ttl, since, valid_until));
+        state.held = Some(Held::new(self.label, token, ttl, since, valid_until));
         state.span = span;
         true
     }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     host::{clock, random},
+    metrics::Label,
     types::event::RenewalEvent,
 };
 
@@ -14,6 +15,13 @@ use crate::{
 pub(crate) struct Offer {
     pub(crate) origin: Origin,
     pub(crate) renewal: Option<Renewal>,
+    pub(crate) label: Label,
+}
+
+impl Offer {
+    pub(crate) const fn new(origin: Origin, renewal: Option<Renewal>, label: Label) -> Self {
+        Self { origin, renewal, label }
+    }
 }
 
 /// Whose lock a claim is about until it is held: that says what must be undone if it never is.

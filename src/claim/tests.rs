@@ -14,7 +14,7 @@ use crate::types::{
 fn claim(id: AttemptId) -> Claim {
     let key = Key::new("", "k".to_owned(), Fencing::default()).unwrap();
     let send_log = SendLog::new(Arc::new(key), OwnerToken::random(), id, 3);
-    let offer = Offer { origin: Origin::Own, renewal: None };
+    let offer = Offer::new(Origin::Own, None, None);
     Claim::new(1, send_log, ClockDrift::new(0.0, SECOND), offer)
 }
 

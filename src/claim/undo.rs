@@ -36,7 +36,7 @@ impl Claim {
             let token = state.held.as_ref().map(|held| held.token);
             state.release = Some(Release::new(asked, is_valid, token));
             if let Some(Held { since, min_hold, .. }) = state.held {
-                metrics::let_go(clock::now().saturating_duration_since(since));
+                metrics::let_go(self.label, clock::now().saturating_duration_since(since));
                 state.kept_until = is_valid.then(|| since + min_hold);
             }
         }
@@ -145,7 +145,7 @@ mod tests {
         let key = Key::new("", "k".to_owned(), Fencing::default()).unwrap();
         let send_log = SendLog::new(Arc::new(key), OwnerToken::random(), AttemptId::EMPTY, 3);
         let drift = ClockDrift::new(0.0, SECOND);
-        Claim::new(1, send_log, drift, Offer { origin, renewal: None })
+        Claim::new(1, send_log, drift, Offer::new(origin, None, None))
     }
 
     async fn ask(quorum: &Quorum, claim: &Claim, node: usize) {

@@ -1,7 +1,7 @@
 //! How a release stands: which nodes have answered it, and what that comes to.
 
 use crate::{
-    metrics,
+    metrics::{self, Label},
     node::{Released, tally::Shortage},
     types::{
         error::{Error, NodeError, Result},
@@ -165,15 +165,16 @@ impl Release {
     }
 
     /// Tells the log, once, that nobody could be reached to release `key`.
-    pub(crate) fn warn(&mut self, key: &str) {
+    pub(crate) fn warn(&mut self, key: &str, label: Label) {
         if !std::mem::replace(&mut self.warned, true) {
             let error = self.errors.first().map(|(_, error)| error as &dyn std::error::Error);
             // What never was a lock is in nobody's way.
             if self.token.is_some() {
-                metrics::release_failed();
+                metrics::release_failed(label);
             }
             tracing::warn!(
                 key,
+                label,
                 error,
                 "release not confirmed; it is tried until the TTL has ended the lock"
             );

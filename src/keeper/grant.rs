@@ -31,8 +31,8 @@ pub(crate) fn hold(
     Grant { token, ttl, began }: Grant,
     caller: &Span,
 ) -> Result<()> {
-    let key = claim.key();
-    let span = tracing::debug_span!(parent: caller, "hold", key, fencing_token = token);
+    let (key, label) = (claim.key(), claim.label);
+    let span = tracing::debug_span!(parent: caller, "hold", key, fencing_token = token, label);
     if !claim.hold(token, ttl, span) {
         let (key, elapsed) = (claim.key().to_owned(), clock::now() - began);
         return Err(Error::ValidityExpired { key, ttl, elapsed });

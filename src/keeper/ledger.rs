@@ -194,13 +194,13 @@ impl Ledger {
                 break;
             }
             if answered < enough && clock::now() - began >= self.release_timeout {
-                claim.with_release(|release| release.warn(claim.key()));
+                claim.with_release(|release| release.warn(claim.key(), claim.label));
             }
             sleep(pause + below(pause)).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
         if answered < enough && claim.was_held() {
-            claim.with_release(|release| release.warn(claim.key()));
+            claim.with_release(|release| release.warn(claim.key(), claim.label));
         }
         self.confirm(&claim);
         self.strike(&claim);

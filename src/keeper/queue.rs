@@ -18,7 +18,6 @@ pub(crate) use self::{
 use crate::{
     host::sync::lock,
     keeper::outage::{Health, Outage},
-    metrics,
     types::key::{Key, LONGEST_KEY},
 };
 
@@ -73,7 +72,6 @@ impl Queues {
         let is_first = queue.waiters.is_empty();
         queue.next_waiter += 1;
         queue.waiters.push_back(Waiter { number: waiter, wakeup: wakeup.clone() });
-        metrics::waiters(1.0);
         drop(state);
         Place { waiting: self.clone(), queue: name, waiter, wakeup, is_first, arrival }
     }

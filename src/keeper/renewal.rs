@@ -149,7 +149,8 @@ async fn renew(
     due: Instant,
     back: mpsc::UnboundedSender<BatchEvent>,
 ) {
-    let span = tracing::debug_span!("renew", key = items[0].claim.key(), locks = items.len());
+    let (first, locks) = (&items[0].claim, items.len());
+    let span = tracing::debug_span!("renew", key = first.key(), locks, label = first.label);
     let mut batch = Batch::new(nodes, items, due, back);
     async {
         while let Some(reply) = batch.round.next().await {
@@ -307,7 +308,7 @@ impl Renewing {
             let valid_until = clock::to_tokio(until);
             claim.renewed();
             let margin = self.deadline.map(|old| old.saturating_duration_since(clock::now()));
-            metrics::renewed(margin.unwrap_or_default());
+            metrics::renewed(claim.label, margin.unwrap_or_default());
             tell(claim, || RenewalEvent::Renewed { key: claim.key().to_owned(), valid_until });
             if self.extension.is_last {
                 tell_stop(claim, until);
@@ -315,7 +316,7 @@ impl Renewing {
             }
             return next_renewal(claim);
         }
-        metrics::renewal_failed();
+        metrics::renewal_failed(claim.label);
         let failed = self.tally.shortage();
         let remaining = until.saturating_duration_since(clock::now());
         if claim.note_failed(failed.clone()) {

@@ -40,7 +40,8 @@ pub(crate) fn tell_loss(claim: &Claim, cause: Option<&str>) {
         let fencing_token = claim.fencing_token().get();
         let failed = claim.failed().map(|failed| failed.error(claim.key()).to_string());
         let cause = failed.as_deref().or(cause).filter(|_| reason == LossReason::Expired);
-        tracing::warn!(key = claim.key(), fencing_token, %reason, cause, "lock lost");
+        let (key, label) = (claim.key(), claim.label);
+        tracing::warn!(key, label, fencing_token, %reason, cause, "lock lost");
     }
     tell(claim, || RenewalEvent::Lost { key: claim.key().to_owned(), reason });
 }

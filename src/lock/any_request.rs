@@ -121,7 +121,7 @@ impl LockAnyRequest {
     #[doc(alias = "try_lock")]
     pub async fn try_acquire(self) -> Result<LockGuard> {
         let (mut spec, any) = self.spec()?;
-        let mut record = Acquiring::begin();
+        let mut record = Acquiring::begin(spec.label);
         let (ask_order, freed) = (AskOrder::AllAtOnce, None);
         let tactics = Tactics { number: 1, ask_order, until: None, freed };
         let attempt = any.attempt(&self.keeper, &mut spec, tactics);
@@ -162,7 +162,7 @@ impl LockAnyRequest {
 
     /// Checks everything before anything is sent.
     fn spec(&self) -> Result<(LockSpec, AnyOf)> {
-        let keys = self.keys().inspect_err(metrics::refused)?;
+        let keys = self.keys().inspect_err(|error| metrics::refused(self.options.label, error))?;
         let first = Ok(keys[0].clone());
         Ok((spec(&self.keeper, &self.options, first, false)?, AnyOf::new(keys)))
     }

@@ -287,8 +287,9 @@ impl LockGuard {
     #[doc(alias = "unlock")]
     pub async fn release(self) -> Result<()> {
         self.armed.keeper().check_runtime()?;
-        let (key, fencing_token) = (self.key(), self.fencing_token().get());
-        let span = tracing::debug_span!("release", key, fencing_token);
+        let (key, label) = (self.key(), self.claim().label);
+        let fencing_token = self.fencing_token().get();
+        let span = tracing::debug_span!("release", key, fencing_token, label);
         self.armed.release().instrument(span).await
     }
 

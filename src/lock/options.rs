@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     claim::origin::{Renewal, longest_interval},
+    metrics::Label,
     types::{
         error::{Error, Result},
         holder,
@@ -25,6 +26,7 @@ pub(crate) struct Options {
     pub(crate) auto_renew: bool,
     pub(crate) renewal: Renewal,
     pub(crate) min_hold: Duration,
+    pub(crate) label: Label,
 }
 
 impl Options {
@@ -39,6 +41,7 @@ impl Options {
             auto_renew: false,
             renewal: Renewal::new(),
             min_hold: Duration::ZERO,
+            label: None,
         }
     }
 

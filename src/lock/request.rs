@@ -121,7 +121,7 @@ impl LockRequest {
     #[doc(alias = "try_lock")]
     pub async fn try_acquire(mut self) -> Result<LockGuard> {
         let spec = self.spec(false)?;
-        let mut record = Acquiring::begin();
+        let mut record = Acquiring::begin(spec.label);
         let attempt = attempt(&self.keeper, &spec, AskOrder::AllAtOnce, None);
         let attempt = attempt.instrument(attempt_span(&spec, 1));
         let result = attempt.await.map_err(|refusal| refusal.error);

@@ -6,6 +6,7 @@ macro_rules! setters {
     () => {
         setters!(
             ttl wait_timeout retry holder unfenced auto_renew auto_renew_every on_renewal max_hold min_hold
+            label
         );
     };
     ($($name:ident)+) => { $(setters!(@$name);)+ };
@@ -194,6 +195,25 @@ macro_rules! setters {
         #[doc(alias = "lock_at_least_for")]
         pub const fn min_hold(mut self, min_hold: std::time::Duration) -> Self {
             self.options.min_hold = min_hold;
+            self
+        }
+    };
+    (@label) => {
+        /// Sets what operators call locks of this kind: the value of the field `label` of their spans, and of the label
+        /// `label` of their metrics. Default: none.
+        ///
+        /// Keys are no labels of metrics, since there may be any number of them. A word for all invoices or all nightly
+        /// jobs tells which kind of lock is contended, late or lost.
+        ///
+        /// ```
+        /// # use redlatch::LockManager;
+        /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+        /// let manager = LockManager::in_memory();
+        /// let guard = manager.lock("invoice:42").label("invoice").await?;
+        /// # Ok(()) }
+        /// ```
+        pub const fn label(mut self, label: &'static str) -> Self {
+            self.options.label = Some(label);
             self
         }
     };

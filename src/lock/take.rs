@@ -61,11 +61,11 @@ pub(super) fn spec(
         keeper.check_open()?;
         keeper.start();
         let (renewal, caller) = (options.renewal().cloned(), Span::current());
-        let Options { ttl, owner, holder, .. } = options;
-        let (ttl, owner, holder) = (*ttl, owner.clone(), holder.clone());
-        Ok(LockSpec { key, ttl, owner, holder, joins, renewal, caller })
+        let Options { ttl, label, owner, holder, .. } = options;
+        let (ttl, label, owner, holder) = (*ttl, *label, owner.clone(), holder.clone());
+        Ok(LockSpec { key, ttl, owner, holder, joins, renewal, label, caller })
     };
-    check().inspect_err(metrics::refused)
+    check().inspect_err(|error| metrics::refused(options.label, error))
 }
 
 /// Waits for a lock, or for any of several, since then.

@@ -138,6 +138,39 @@ fn failures_are_counted() {
     });
 }
 
+#[test]
+fn a_label_is_on_every_series_that_is_about_locks() {
+    recorded(async |scrape| {
+        let site = Site::servers(1);
+        let builder = site.builder().node_timeout(millis(100)).release_timeout(millis(150));
+        let manager = builder.build().unwrap();
+        let request = |key: &str| manager.lock(key).ttl(secs(600)).label("nightly");
+        let guard = request("k").auto_renew_every(millis(50)).await.unwrap();
+        let set = manager.lock_all(["a"]).ttl(secs(600)).label("nightly").await.unwrap();
+        request("k").try_acquire().await.unwrap_err();
+        request("").await.unwrap_err();
+        let labelled = |name: &str| scrape.value(&format!("{name}{{label=\"nightly\"}}"));
+        eventually("it is renewed", async || labelled("renewal_margin_seconds_count") > 0.5).await;
+        site.all().iter().for_each(Server::pause);
+        eventually("a renewal fails", async || labelled("renewal_failures_total") > 0.5).await;
+        assert!(guard.release().await.unwrap_err().is_unavailable());
+        eventually("the release fails", async || labelled("release_failures_total") > 0.5).await;
+        manager.close().await;
+        drop(set);
+        let text = scrape.0.render();
+        let is_ours = |line: &&str| line.starts_with("redlatch_") && !line.contains("_node_");
+        let ours: Vec<_> = text.lines().filter(is_ours).collect();
+        assert!(ours.iter().all(|line| line.contains("label=\"nightly\"")), "{ours:#?}");
+        let named =
+            ["acquire_seconds", "acquire_attempts", "hold_seconds", "renewal_margin_seconds"];
+        let counted = ["renewal_failures", "losses", "release_failures", "guards", "waiters"];
+        for name in named.into_iter().chain(counted) {
+            assert!(ours.iter().any(|line| line[9..].starts_with(name)), "{name}: {ours:#?}");
+        }
+        site.all().iter().for_each(Server::resume);
+    });
+}
+
 /// The README's table lists every name that is recorded, and no other.
 #[test]
 fn the_readme_lists_the_names() {

@@ -17,6 +17,7 @@ everywhere!(
     releasing_is_a_span_with_key_and_fencing_token,
     renewing_is_a_span_with_the_key,
     retries_are_spans_that_count_the_attempts,
+    a_label_is_on_every_span_of_its_locks,
     the_prefix_is_no_part_of_the_key_shown,
     an_owner_token_is_never_shown_in_full,
     a_lost_lock_is_warned_of,
@@ -85,6 +86,23 @@ async fn retries_are_spans_that_count_the_attempts(site: Site) {
     let mut attempts: Vec<_> = trace.spans_named("acquire").iter().map(attempt).collect();
     attempts.dedup();
     assert_eq!(attempts, ["1", "2", "3", "4"]);
+}
+
+async fn a_label_is_on_every_span_of_its_locks(site: Site) {
+    for label in [Some("nightly"), None] {
+        let (trace, events) = (Trace::start(), Events::default());
+        let request = site.manager().lock("k").on_renewal(events.listener());
+        let request = label.into_iter().fold(request, |request, label| request.label(label));
+        let guard = request.auto_renew_every(millis(5)).await.unwrap();
+        events.more_renewals(1).await;
+        guard.release().await.unwrap();
+        for name in ["acquire", "hold", "renew", "release"] {
+            let spans = trace.spans_named(name);
+            let shown = |span: &Record| span.fields.get("label").map(|text| text.replace('"', ""));
+            assert!(!spans.is_empty(), "{name}");
+            assert!(spans.iter().all(|span| shown(span).as_deref() == label), "{spans:?}");
+        }
+    }
 }
 
 async fn the_prefix_is_no_part_of_the_key_shown(site: Site) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{Event, LocalHolder, Queue, Queues, Signals};
-use crate::{host::sync::lock, metrics};
+use crate::host::sync::lock;
 
 /// A place in a queue. Whoever drops it leaves, and the next moves up.
 #[derive(Debug)]
@@ -76,7 +76,6 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        metrics::waiters(-1.0);
         let mut state = lock(&self.waiting.state);
         let Some(queue) = state.queues.get_mut(&*self.queue) else { return };
         let was_head = queue.head() == Some(self.waiter);
