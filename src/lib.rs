@@ -96,6 +96,7 @@ pub use crate::{
     lock::{
         any_request::LockAnyRequest,
         guard::LockGuard,
+        loss::Loss,
         request::LockRequest,
         set::LockSet,
         set_request::LockSetRequest,

@@ -85,6 +85,7 @@ pub(crate) fn lost(label: Label, reason: LossReason) {
         LossReason::Expired => "expired",
         LossReason::Taken => "taken",
         LossReason::Closed => "closed",
+        LossReason::Released => return,
     };
     recorder::count(LOSSES, [Some(("reason", reason)), of_lock(label)]);
 }

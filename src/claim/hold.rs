@@ -21,6 +21,8 @@ pub(super) struct Held {
     pub(super) is_stopped: bool,
     pub(super) valid_until: Instant,
     pub(super) lost: Option<LossReason>,
+    /// Its guard has gone while it was valid.
+    pub(super) is_let_go: bool,
     /// Whether the loss was told to `on_renewal` and the log.
     loss_told: bool,
 }
@@ -42,8 +44,18 @@ impl Held {
         valid_until: Instant,
     ) -> Self {
         metrics::held(label);
-        let (min_hold, is_stopped, loss_told) = (Duration::ZERO, false, false);
-        Self { label, token, ttl, since, min_hold, is_stopped, valid_until, lost: None, loss_told }
+        Self {
+            label,
+            token,
+            ttl,
+            since,
+            min_hold: Duration::ZERO,
+            is_stopped: false,
+            valid_until,
+            lost: None,
+            is_let_go: false,
+            loss_told: false,
+        }
     }
 
     /// Whether the lock is lost by `now`; a loss is for ever.

@@ -12,7 +12,7 @@ mod vote;
 
 use std::{
     fmt,
-    sync::{Mutex, OnceLock},
+    sync::{Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
@@ -47,7 +47,7 @@ pub(crate) struct Claim {
     quorum: usize,
     drift: ClockDrift,
     state: Mutex<State>,
-    /// Notified when the lock is lost or its deadline moves.
+    /// Notified when the lock is lost or let go, or its deadline moves.
     pub(crate) changed: Notify,
 }
 
@@ -193,12 +193,24 @@ impl Claim {
 
     /// The deadline, or why there is none any more.
     pub(crate) fn judge(&self) -> Result<Instant, LossReason> {
-        let mut state = lock(&self.state);
+        Self::judged(lock(&self.state))
+    }
+
+    fn judged(mut state: MutexGuard<'_, State>) -> Result<Instant, LossReason> {
         let lost = state.judge(clock::now());
         match (lost, &state.held) {
             (None, Some(held)) => Ok(held.valid_until),
             (lost, _) => Err(lost.unwrap_or(LossReason::Expired)),
         }
+    }
+
+    /// The deadline, or why the lock is not its guard's any more: also that the guard has let go of it, which is no loss.
+    pub(crate) fn fate(&self) -> Result<Instant, LossReason> {
+        let state = lock(&self.state);
+        if state.held.as_ref().is_some_and(|held| held.is_let_go) {
+            return Err(LossReason::Released);
+        }
+        Self::judged(state)
     }
 
     /// Whether the lock was lost because the key is gone or another's.

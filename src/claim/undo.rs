@@ -35,7 +35,9 @@ impl Claim {
             let asked = (0..state.votes.len()).map(may_hold);
             let token = state.held.as_ref().map(|held| held.token);
             state.release = Some(Release::new(asked, is_valid, token));
-            if let Some(Held { since, min_hold, .. }) = state.held {
+            if let Some(Held { since, min_hold, is_let_go, .. }) = &mut state.held {
+                *is_let_go = lost.is_none();
+                let (since, min_hold) = (*since, *min_hold);
                 metrics::let_go(self.label, clock::now().saturating_duration_since(since));
                 state.kept_until = is_valid.then(|| since + min_hold);
             }
@@ -43,6 +45,7 @@ impl Claim {
         let span = mem::replace(&mut state.span, Span::none());
         drop(state);
         drop(span);
+        self.changed.notify_waiters();
     }
 
     /// Ends everything, the release too: the lock stays. That it is held may still be marked.

@@ -85,7 +85,7 @@ fn check_held(claim: &Claim) -> Result<()> {
     match claim.judge() {
         Ok(_) => Ok(()),
         Err(LossReason::Closed) => Err(Error::Closed),
-        Err(LossReason::Expired | LossReason::Taken) => {
+        Err(LossReason::Expired | LossReason::Taken | LossReason::Released) => {
             Err(Error::NotHeld { key: claim.key().to_owned() })
         }
     }

@@ -92,6 +92,8 @@ impl Ledger {
     /// Takes a claim that is settled off the ledger.
     pub(crate) fn strike(&self, claim: &Claim) {
         let was_there = lock(&self.claims).remove(&claim.id).is_some();
+        // Nobody asks for it any more, and whoever still watches it must not keep connections open.
+        claim.send_log.let_lines_go();
         if was_there && self.is_closed() {
             self.changed.notify_waiters();
         }

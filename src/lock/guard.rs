@@ -12,7 +12,10 @@ use crate::{
         claim_guard::ClaimGuard,
         extend::{extend, extend_once},
     },
-    lock::watch::{Lost, WarnBefore, WhileHeld},
+    lock::{
+        loss::Loss,
+        watch::{Lost, WarnBefore, WhileHeld},
+    },
     types::{
         error::Result,
         ticket::LockTicket,
@@ -195,6 +198,43 @@ impl LockGuard {
     /// ```
     pub fn lost(&self) -> Lost<'_> {
         Lost::new(self.armed.claim(), std::iter::empty())
+    }
+
+    /// Returns the same signal for tasks that outlive the borrow of [`lost`](Self::lost): it is cheap to clone, and goes
+    /// anywhere.
+    ///
+    /// It resolves when the guard goes, too: with [`LossReason::Released`](crate::LossReason::Released) if the lock was
+    /// valid then, whether it was released, dropped, forgotten or made into a ticket. The first reason stays. Waiting takes
+    /// no task, and no more of a timer than `lost` does.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Panics
+    ///
+    /// Awaiting it outside of a tokio runtime with a timer panics, as all of tokio's timers do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use redlatch::{LockManager, LossReason};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let guard = LockManager::in_memory().lock("k").await?;
+    /// let loss = guard.loss();
+    /// let worker = tokio::spawn(async move {
+    ///     tokio::select! {
+    ///         reason = loss => reason, // stop working
+    ///         () = std::future::pending() => unreachable!(), // the work
+    ///     }
+    /// });
+    /// guard.release().await?;
+    /// assert_eq!(worker.await?, LossReason::Released);
+    /// # Ok(()) }
+    /// ```
+    pub fn loss(&self) -> Loss {
+        Loss::new(self.armed.claim().clone())
     }
 
     /// Runs `work` as long as the lock is held. On loss the work is dropped at its current await.

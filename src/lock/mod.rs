@@ -2,6 +2,7 @@
 
 pub(crate) mod any_request;
 pub(crate) mod guard;
+pub(crate) mod loss;
 pub(crate) mod options;
 pub(crate) mod request;
 pub(crate) mod set;

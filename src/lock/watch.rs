@@ -163,7 +163,7 @@ impl fmt::Debug for WarnBefore<'_> {
 
 /// An eye on the deadline of one lock, or on some time before it.
 #[pin_project]
-struct Watch<'a> {
+pub(super) struct Watch<'a> {
     claim: &'a Claim,
     early: Duration,
     /// Wakes when the claim has changed.
@@ -175,12 +175,15 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(claim: &'a Claim, early: Duration) -> Self {
+    pub(super) fn new(claim: &'a Claim, early: Duration) -> Self {
         Self { claim, early, changed: claim.changed.notified(), timer: None }
     }
 
     /// Waits for the loss.
-    fn poll_loss(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(&'a Claim, LossReason)> {
+    pub(super) fn poll_loss(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<(&'a Claim, LossReason)> {
         loop {
             // What is early by nothing is the deadline itself, of which the claim will say that it is over.
             if let Err(reason) = ready!(self.as_mut().poll_early(cx)) {
@@ -196,7 +199,7 @@ impl<'a> Watch<'a> {
             while this.changed.as_mut().poll(cx).is_ready() {
                 this.changed.set(this.claim.changed.notified());
             }
-            let deadline = match this.claim.judge() {
+            let deadline = match this.claim.fate() {
                 Ok(deadline) => deadline,
                 Err(reason) => return Poll::Ready(Err(reason)),
             };

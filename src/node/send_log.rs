@@ -142,6 +142,11 @@ impl SendLog {
         lines.filter(|line| line.is_retired()).cloned().collect()
     }
 
+    /// Keeps no line any longer, since nothing more is to be undone.
+    pub(crate) fn let_lines_go(&self) {
+        self.sent.iter().for_each(|sent| lock(sent).unanswered.clear());
+    }
+
     /// Notes that an undo is queued on a line behind all that is unanswered there.
     pub(super) fn undone_on(&self, node: usize, line: &Arc<Line>) {
         let mut sent = lock(&self.sent[node]);

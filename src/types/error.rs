@@ -277,6 +277,9 @@ pub enum LossReason {
     Taken,
     /// The manager was closed.
     Closed,
+    /// Its guard let go of it while it was valid: released, dropped, forgotten or made into a ticket. Only a
+    /// [`Loss`](crate::Loss), which outlives the guard, tells of this.
+    Released,
 }
 
 impl Display for LossReason {
@@ -285,6 +288,7 @@ impl Display for LossReason {
             Self::Expired => "its validity ran out",
             Self::Taken => "it was taken away on a majority of nodes",
             Self::Closed => "the lock manager was closed",
+            Self::Released => "its guard let go of it",
         })
     }
 }

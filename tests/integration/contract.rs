@@ -5,8 +5,8 @@ use std::future::{Future, IntoFuture};
 
 use redlatch::{
     ClockDrift, Error, FencingToken, LockGuard, LockManager, LockManagerBuilder, LockRequest,
-    LockStatus, LockTicket, LossReason, Lost, Node, NodeError, NodeHealth, NodeVote, OwnerToken,
-    RenewalEvent, Retry, WhileHeld,
+    LockStatus, LockTicket, Loss, LossReason, Lost, Node, NodeError, NodeHealth, NodeVote,
+    OwnerToken, RenewalEvent, Retry, WhileHeld,
 };
 
 use crate::support::{Site, everywhere, secs};
@@ -39,7 +39,14 @@ fn every_public_type_goes_anywhere() {
     check::<Retry>();
     check::<RenewalEvent>();
     check::<LossReason>();
+    check::<Loss>();
     check::<Error>();
+}
+
+#[test]
+fn a_loss_is_a_future_that_can_be_moved() {
+    fn check<T: Future<Output = LossReason> + Unpin>() {}
+    check::<Loss>();
 }
 
 #[test]
@@ -54,6 +61,7 @@ fn small_types_have_what_values_have() {
     clone::<LockManager>();
     clone::<Retry>();
     clone::<LockTicket>();
+    clone::<Loss>();
     key::<OwnerToken>();
     number::<FencingToken>();
 }

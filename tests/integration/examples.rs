@@ -36,6 +36,8 @@ examples! {
     quorum: &["acquired, fencing token", "held by anybody: false"];
     critical_section: &["returned 42", "page 1", "stopped: its validity ran out"];
     watchdog: &["renewed, valid for", "held by anybody: false"];
+    worker: &["works on page 2", "stops: its guard let go of it"];
+    cancellation: &["is cancelled: its validity ran out", "3 of 3 workers have stopped"];
     blocking: &["step 3 is done, the lock is valid", "locks left unreleased: 0"];
     fencing: &["turns holder 1 away", "is stale", "report by holder 2"];
     fencing_sql: &["writes its draft: 1 row", "wakes up and writes: 0 rows", "report by holder 2"];

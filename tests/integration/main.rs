@@ -44,6 +44,7 @@ mod guide;
 mod harness;
 mod holders;
 mod loss;
+mod loss_signal;
 mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
