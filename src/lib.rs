@@ -62,8 +62,8 @@
 //! |---|---|
 //! | `serde` | `Serialize` and `Deserialize` for [`LockTicket`], [`OwnerToken`] and [`FencingToken`] |
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
-//! | `cluster` | nodes from a pool over a Redis Cluster |
-//! | `sentinel` | nodes from a pool that finds its master through Redis Sentinel |
+//! | `cluster` | [nodes](Node::cluster) that are a Redis Cluster |
+//! | `sentinel` | [nodes](Node::sentinel) whose master is found through Redis Sentinel |
 //! | `cli`, `cli-tls` | the command `redlatch`, on Unix, which puts other commands under a lock; with `rediss://` |
 //! | `tls-rustls` | `rediss://` with rustls; the application chooses [its crypto provider](guide::operations#tls) |
 //! | `tls-native-tls` | `rediss://` with the system's TLS library |

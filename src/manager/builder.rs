@@ -232,7 +232,7 @@ fn check_nodes(nodes: &[Node]) -> Result<()> {
         if nodes[..position].iter().any(|other| other.is_same_as(node)) {
             return Err(Error::config(format!("node {} is named twice", node.name())));
         }
-        node.check_tls()?;
+        node.check()?;
     }
     Ok(())
 }

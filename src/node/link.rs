@@ -49,8 +49,8 @@ impl Node {
                 let (name, database) = (|| self.name.clone(), Arc::<Database>::default());
                 let (source_of, known) = (source.clone(), database.clone());
                 let lane = Lane::new(name(), index, source_of, known, settings, recovered);
-                let from_url = Some(source).filter(|source| source.is_url());
-                let subscriber = self.notices.as_ref().or(from_url).map(|source| {
+                let own = Some(source).filter(|source| source.can_hear());
+                let subscriber = self.notices.as_ref().or(own).map(|source| {
                     Subscriber::new(name(), index, source.clone(), database, settings, on_notice)
                 });
                 Backend::Redis(lane, subscriber)

@@ -3,6 +3,7 @@
 mod command;
 mod facts;
 mod failure;
+mod into_node;
 mod lane;
 mod link;
 mod memory;
@@ -21,8 +22,9 @@ mod url;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use deadpool_redis::Pool;
+use deadpool_redis::redis::RedisConnectionInfo;
 
+pub use self::into_node::IntoNode;
 pub(crate) use self::{
     command::{Answer, Command, KeyState, Released, Touch},
     facts::{Clock, Facts, Missing, Rights, ServerFacts},
@@ -58,6 +60,8 @@ pub struct Node {
     name: Arc<str>,
     kind: Kind,
     notices: Option<Source>,
+    /// What was asked of it in vain.
+    fault: Option<Arc<str>>,
 }
 
 #[derive(Clone)]
@@ -67,11 +71,17 @@ enum Kind {
 }
 
 impl Node {
-    /// Reads a URL: `redis://`, `rediss://`, `redis+unix://` or `valkey://`. Opens nothing yet.
+    /// Reads a URL, for one server, a cluster, or a master that Sentinels watch. Opens nothing yet.
     ///
-    /// `redis://user:password@host:port/database`, or `redis+unix:///path?user=..&pass=..&db=..` for a socket. The
-    /// port defaults to 6379, the database to 0; `?db=3` names it too. Add `?protocol=resp3` for servers that
-    /// demand it. User and password are percent-encoded (`#` as `%23`, `/` as `%2F`, `?` as `%3F`, `@` as `%40`, `:`
+    /// | URL | leads to |
+    /// |---|---|
+    /// | `redis://user:password@host:port/database` | a server; `valkey://` is the same, `rediss://` is with TLS |
+    /// | `redis+unix:///path?user=..&pass=..&db=..` | the socket of a server |
+    /// | `redis-cluster://user:password@host1:port,host2:port` | a cluster that has these servers: see [`cluster`](Self::cluster); with TLS `rediss-cluster://` |
+    /// | `redis-sentinel://user:password@host1:port,host2:port/master-name/database` | the master that these Sentinels know: see [`sentinel`](Self::sentinel); user and password are the *master's*; with TLS, of both, `rediss-sentinel://` |
+    ///
+    /// A server's port defaults to 6379, a Sentinel's to 26379, the database to 0; `?db=3` names it too. Add
+    /// `?protocol=resp3` for servers that demand it. User and password are percent-encoded (`#` as `%23`, `/` as `%2F`, `?` as `%3F`, `@` as `%40`, `:`
     /// as `%3A`, `%` as `%25`).
     ///
     /// What is not understood is refused: other parameters, a user without a password, and whatever follows a `#`,
@@ -79,10 +89,115 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`](crate::Error::Config) if the URL cannot be read, or needs TLS and the crate was built
-    /// without. It says what would do, and never repeats credentials.
+    /// [`Error::Config`](crate::Error::Config) if the URL cannot be read, or needs TLS, a cluster or Sentinel and the
+    /// crate was built without. It says what would do, and never repeats credentials.
     pub fn open(url: impl AsRef<str>) -> Result<Self> {
         Ok(Self::from_source(Source::url(url.as_ref())?))
+    }
+
+    /// Makes a node of a Redis Cluster, from the `redis://` or `rediss://` URLs of some of its servers. The others are
+    /// found, as long as one of these is there: name several. The cluster as a whole is one node.
+    ///
+    /// All URLs have the same user, password and database. A key that has a `}` but no hash tag is refused with
+    /// [`Error::Config`](crate::Error::Config): its fencing counter could not share its slot. After a failover the
+    /// new master is found by itself; what a failover can break is told in the README.
+    ///
+    /// ```
+    /// use redlatch::{LockManager, Node};
+    ///
+    /// # #[cfg(feature = "cluster")] {
+    /// let node = Node::cluster(["redis://127.0.0.1:7000", "redis://127.0.0.1:7001"])?;
+    /// assert_eq!(node.name(), "127.0.0.1:7000,127.0.0.1:7001");
+    /// let manager = LockManager::single(node).build()?;
+    /// # }
+    /// # Ok::<(), redlatch::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`](crate::Error::Config) if there is no URL, one cannot be read, they contradict one another, or
+    /// the crate was built without the feature `cluster`.
+    pub fn cluster<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Result<Self> {
+        let servers = url::read_servers(urls)?;
+        if servers.is_empty() {
+            return Err(Error::config("a cluster needs the URL of at least one of its servers"));
+        }
+        Ok(Self::from_source(Source::cluster(servers)?))
+    }
+
+    /// Makes a node of the master that Sentinels know by this name, and its replicas, from the `redis://` or `rediss://`
+    /// URLs of the Sentinels, with *their* users and passwords. The master's are said by
+    /// [`with_password`](Self::with_password); with `rediss://` the master, too, is reached with TLS.
+    ///
+    /// The present master is asked for with every connection, and a new one is found by itself as soon as the Sentinels
+    /// have agreed on it. What a failover can break is told in the README. A user with few rights needs `role` or `info`.
+    ///
+    /// ```
+    /// use redlatch::{LockManager, Node};
+    ///
+    /// # #[cfg(feature = "sentinel")] {
+    /// let urls = ["redis://:watch@10.0.0.1:26379", "redis://:watch@10.0.0.2:26379"];
+    /// let node = Node::sentinel(urls, "mymaster")?.with_password("locks", "secret");
+    /// assert_eq!(node.name(), "10.0.0.1:26379,10.0.0.2:26379/mymaster");
+    /// let manager = LockManager::single(node).build()?;
+    /// # }
+    /// # Ok::<(), redlatch::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`](crate::Error::Config) if there is no URL, one cannot be read or names a database (which a
+    /// Sentinel has not), the name is none, or the crate was built without the feature `sentinel`.
+    pub fn sentinel<U: AsRef<str>>(
+        urls: impl IntoIterator<Item = U>,
+        master_name: impl AsRef<str>,
+    ) -> Result<Self> {
+        let (sentinels, name) = (url::read_sentinels(urls)?, master_name.as_ref());
+        url::check_master_name(name)?;
+        let settings = RedisConnectionInfo::default();
+        Ok(Self::from_source(Source::sentinel(sentinels, name.to_owned(), settings)?))
+    }
+
+    /// Logs in with this user and password, that of the master where there are Sentinels, whatever a URL said. An empty
+    /// user is the default one.
+    ///
+    /// A pool and a node in memory log nobody in: building a manager on them is then refused with
+    /// [`Error::Config`](crate::Error::Config).
+    ///
+    /// ```
+    /// use redlatch::{LockManager, Node};
+    ///
+    /// let node = Node::open("redis://127.0.0.1:6379")?.with_password("locks", "p@ss/word");
+    /// let manager = LockManager::single(node).build()?;
+    /// # Ok::<(), redlatch::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_password(self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        let (user, password) = (user.into(), password.into());
+        self.logging_in("a password", |settings| {
+            let user = if user.is_empty() { "default" } else { &user };
+            settings.set_username(user).set_password(&password)
+        })
+    }
+
+    /// Changes what connections begin with.
+    fn logging_in(
+        mut self,
+        what: &str,
+        change: impl Fn(RedisConnectionInfo) -> RedisConnectionInfo,
+    ) -> Self {
+        let changed = match &self.kind {
+            Kind::Redis(source) => source.clone().with_settings(change),
+            Kind::Memory(_) => None,
+        };
+        match changed {
+            Some(source) => self.kind = Kind::Redis(source),
+            None => {
+                let fault = "does not log in by itself, and takes no";
+                self.fault = Some(format!("node {} {fault} {what}", self.name).into());
+            }
+        }
+        self
     }
 
     /// Creates a node in this process' memory: the same semantics without a server.
@@ -92,7 +207,12 @@ impl Node {
     #[must_use]
     pub fn in_memory() -> Self {
         let store = Store::new();
-        Self { name: store.name.clone(), kind: Kind::Memory(Arc::new(store)), notices: None }
+        Self {
+            name: store.name.clone(),
+            kind: Kind::Memory(Arc::new(store)),
+            notices: None,
+            fault: None,
+        }
     }
 
     /// Names the URL of this node at which release notices can be heard.
@@ -119,7 +239,8 @@ impl Node {
     /// `CLIENT LIST`, and a refusal is ignored.
     ///
     /// It goes for the connections to a URL, that of [`with_notices`](Self::with_notices) too. A pool opens its
-    /// connections in its own way: `redis::RedisConnectionInfo::set_skip_set_lib_name` tells it.
+    /// connections in its own way: `redis::RedisConnectionInfo::set_skip_set_lib_name` tells it. To a cluster it is always
+    /// said.
     ///
     /// ```
     /// use redlatch::{LockManager, Node};
@@ -137,8 +258,8 @@ impl Node {
         self
     }
 
-    /// Returns `host:port`, with brackets around an IPv6 address, or the path of the node's socket; never
-    /// credentials.
+    /// Returns `host:port`, with brackets around an IPv6 address, or the path of the node's socket; of a cluster the
+    /// servers that were named, of Sentinels these and `/master-name`. Never credentials.
     ///
     /// Pools over a cluster or Sentinel keep their addresses to themselves: a node of theirs is `cluster` or
     /// `sentinel`, followed by the `host:port` of [`with_notices`](Self::with_notices) if that was given.
@@ -153,7 +274,7 @@ impl Node {
     }
 
     fn from_source(source: Source) -> Self {
-        Self { name: source.name().into(), kind: Kind::Redis(source), notices: None }
+        Self { name: source.name().into(), kind: Kind::Redis(source), notices: None, fault: None }
     }
 
     /// Whether the two fail together: they are one server, whatever the credentials or the database.
@@ -167,8 +288,11 @@ impl Node {
         url::is_same_place(&self.name, &other.name)
     }
 
-    /// Refuses TLS that cannot begin.
-    pub(crate) fn check_tls(&self) -> Result<()> {
+    /// Refuses what was asked of it in vain, and TLS that cannot begin.
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Some(fault) = &self.fault {
+            return Err(Error::config(&**fault));
+        }
         let source = match &self.kind {
             Kind::Redis(source) => Some(source),
             Kind::Memory(_) => None,
@@ -198,12 +322,12 @@ impl Node {
 
     /// Whether the node replaces its masters by their replicas: it is a cluster or a deployment under Sentinel.
     pub(crate) const fn fails_over(&self) -> bool {
-        matches!(&self.kind, Kind::Redis(source) if source.is_anonymous())
+        matches!(&self.kind, Kind::Redis(source) if source.fails_over())
     }
 
     /// Whether release notices are heard with the same credentials that the lane has.
     pub(crate) const fn hears_as_it_asks(&self) -> bool {
-        self.notices.is_none() && matches!(&self.kind, Kind::Redis(source) if source.is_url())
+        self.notices.is_none() && matches!(&self.kind, Kind::Redis(source) if source.can_hear())
     }
 }
 
@@ -211,92 +335,4 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Node").field(&self.name).finish()
     }
-}
-
-impl From<Pool> for Node {
-    /// Has the pool's manager open one more connection when the lock manager is first used. It is no part of
-    /// the pool: neither is it lent to others, nor does it count against the pool's size.
-    fn from(pool: Pool) -> Self {
-        Self::from_source(Source::Pool(pool))
-    }
-}
-
-#[cfg(feature = "cluster")]
-impl From<deadpool_redis::cluster::Pool> for Node {
-    /// Has the pool's manager open one more connection when the lock manager is first used. The cluster as a
-    /// whole is one node.
-    ///
-    /// A key that has a `}` but no hash tag is refused with [`Error::Config`](crate::Error::Config): its fencing
-    /// counter could not share its slot. What a failover of one of the masters can break is told in the README.
-    ///
-    /// ```
-    /// use redlatch::{LockManager, deadpool_redis::cluster};
-    ///
-    /// let urls = ["redis://127.0.0.1:7000".to_owned(), "redis://127.0.0.1:7001".to_owned()];
-    /// let pool = cluster::Config::from_urls(urls).create_pool(None)?;
-    /// let manager = LockManager::single(pool).build()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    fn from(pool: deadpool_redis::cluster::Pool) -> Self {
-        Self::from_source(Source::Cluster(pool))
-    }
-}
-
-#[cfg(feature = "sentinel")]
-impl From<deadpool_redis::sentinel::Pool> for Node {
-    /// Has the pool's manager open one more connection when the lock manager is first used, and another after
-    /// each failover. The master and its replicas are one node.
-    ///
-    /// What a failover can break is told in the README.
-    ///
-    /// ```
-    /// use redlatch::{LockManager, deadpool_redis::sentinel::{Config, SentinelServerType}};
-    ///
-    /// let urls = ["redis://127.0.0.1:26379".to_owned()];
-    /// let config = Config::from_urls(urls, "mymaster".to_owned(), SentinelServerType::Master);
-    /// let manager = LockManager::single(config.create_pool(None)?).build()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    fn from(pool: deadpool_redis::sentinel::Pool) -> Self {
-        Self::from_source(Source::Sentinel(pool))
-    }
-}
-
-/// What a manager can be built on: a [`Node`], a URL, or a pool.
-pub trait IntoNode: sealed::Sealed {
-    /// Makes a node of it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`](crate::Error::Config) if it is a URL that cannot be read.
-    fn into_node(self) -> Result<Node>;
-}
-
-#[expect(unnameable_types, reason = "that is what seals `IntoNode`")]
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// Implements [`IntoNode`] for types that turn into a node.
-macro_rules! into_node {
-    ($($(#[$cfg:meta])? $type:ty: $self:ident => $node:expr;)*) => {$(
-        $(#[$cfg])?
-        impl sealed::Sealed for $type {}
-        $(#[$cfg])?
-        impl IntoNode for $type {
-            fn into_node($self) -> Result<Node> { $node }
-        }
-    )*};
-}
-
-into_node! {
-    Node: self => Ok(self);
-    &str: self => Node::open(self);
-    String: self => Node::open(self);
-    &String: self => Node::open(self);
-    Pool: self => Ok(self.into());
-    #[cfg(feature = "cluster")]
-    deadpool_redis::cluster::Pool: self => Ok(self.into());
-    #[cfg(feature = "sentinel")]
-    deadpool_redis::sentinel::Pool: self => Ok(self.into());
 }

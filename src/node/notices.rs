@@ -247,8 +247,10 @@ impl Shared {
             }
             Ok::<_, std::convert::Infallible>(())
         };
-        let opened = timeout(self.node_timeout, self.source.connect_for_pushes(on_notice)).await;
-        opened.unwrap_or_else(|_| Err(Failure::TimedOut(self.node_timeout)))
+        let patience = self.source.patience(self.node_timeout);
+        let opening = self.source.connect_for_pushes(on_notice, self.node_timeout);
+        let opened = timeout(patience, opening).await;
+        opened.unwrap_or_else(|_| Err(Failure::TimedOut(patience)))
     }
 
     /// Passes a message on to those who wait for it.

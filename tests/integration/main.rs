@@ -43,6 +43,7 @@ mod fencing;
 mod guide;
 mod harness;
 mod holders;
+mod logins;
 mod loss;
 mod loss_signal;
 mod memory;

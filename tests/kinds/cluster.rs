@@ -174,7 +174,7 @@ async fn a_dead_server_is_an_outage_of_its_own_keys_only() {
     for _ in 0..5 {
         let error = within(manager.lock(&keys[0]).try_acquire()).await.unwrap_err();
         assert!(error.is_unavailable(), "{error:?}");
-        assert_eq!(error.node_errors()[0].node(), "cluster");
+        assert_eq!(error.node_errors()[0].node(), cluster.addresses());
         assert!(chain(&error.node_errors()[0]).len() > 1, "it says why");
         let guard = within(manager.lock(alive).acquire()).await.unwrap();
         within(guard.release()).await.unwrap();
@@ -338,7 +338,7 @@ async fn a_release_is_heard_on_any_server_of_the_cluster() {
 }
 
 #[tokio::test]
-async fn a_waiter_without_notices_is_served() {
+async fn a_waiter_without_notices_all_served() {
     let cluster = Cluster::of(3);
     let guard = within(cluster.manager().lock("k").acquire()).await.unwrap();
     let waiter = tokio::spawn(cluster.manager().lock("k").acquire());
@@ -354,7 +354,7 @@ async fn a_user_with_few_rights_can_lock() {
                  -@all +eval +evalsha +ping +get +set +pttl +pexpire +del +publish +cluster|slots";
     let rules: Vec<&str> = rules.split_whitespace().collect();
     let urls = cluster.servers.iter().map(|server| server.user("locks", "secret", &rules));
-    let builder = LockManager::single(pool(urls.collect())).key_prefix("app:");
+    let builder = LockManager::single(Node::cluster(urls).unwrap()).key_prefix("app:");
     let manager = builder.node_timeout(secs(10)).build().unwrap();
     for key in cluster.keys() {
         let guard = within(manager.lock(&key).acquire()).await.unwrap();

@@ -1,9 +1,9 @@
-//! A real Redis Cluster, without replicas, made by the test that owns it.
+//! A real Redis Cluster, made by the test that owns it.
 
 use std::time::{Duration, Instant};
 
 use redlatch::deadpool_redis::{cluster, redis::Value};
-use redlatch::{LockManager, LockManagerBuilder};
+use redlatch::{LockManager, LockManagerBuilder, Node};
 
 use crate::support::{BOUND, LASTING, Server};
 
@@ -15,19 +15,46 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts `n` servers that share the slots evenly, and waits until all agree.
     pub(crate) fn of(n: usize) -> Self {
+        Self::start(n, 0, &[])
+    }
+
+    /// Starts `n` masters and as many replicas, which take over soon after a master has died.
+    pub(crate) fn with_replicas(n: usize) -> Self {
+        let soon = ["--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"];
+        let cluster = Self::start(n, n, &soon);
+        let (masters, replicas) = cluster.servers.split_at(n);
+        for (master, replica) in masters.iter().zip(replicas) {
+            replica.command(&["CLUSTER", "REPLICATE", &id(master)]);
+        }
+        let is_linked = |replica: &Server| replication(replica, "master_link_status") == "up";
+        wait("the replicas are up", || replicas.iter().all(is_linked));
+        // A master that dies before its replica is known to all has none.
+        let knows_all = |server: &Server| {
+            let nodes: String = server.query(&["CLUSTER", "NODES"]);
+            nodes.lines().filter(|node| node.contains("slave")).count() == n
+        };
+        wait("all know the replicas", || cluster.servers.iter().all(knows_all));
+        cluster
+    }
+
+    fn start(masters: usize, replicas: usize, more: &[&str]) -> Self {
         let args = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"];
+        let args = [&args, more].concat();
         let start = || Server::start_with(&args);
         let servers: Vec<Server> = std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..n).map(|_| scope.spawn(start)).collect();
+            let starts: Vec<_> = (0..masters + replicas).map(|_| scope.spawn(start)).collect();
             starts.into_iter().map(|start| start.join().expect("the server starts")).collect()
         });
+        let n = masters;
         for (at, server) in servers.iter().enumerate() {
+            server.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
+        }
+        for (at, server) in servers[..n].iter().enumerate() {
             let slots = at * SLOTS / n..(at + 1) * SLOTS / n;
             let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
             let mut add = vec!["CLUSTER", "ADDSLOTS"];
             add.extend(slots.iter().map(String::as_str));
             server.command(&add);
-            server.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
         }
         for server in &servers[1..] {
             servers[0].command(&["CLUSTER", "MEET", "127.0.0.1", &server.port().to_string()]);
@@ -35,6 +62,20 @@ impl Cluster {
         let cluster = Self { servers };
         wait("all servers know the whole cluster", || cluster.is_whole());
         cluster
+    }
+
+    /// The addresses of all servers, as a URL has them.
+    pub(crate) fn addresses(&self) -> String {
+        let names: Vec<String> = self.servers.iter().map(Server::name).collect();
+        names.join(",")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis-cluster://{}", self.addresses())
+    }
+
+    pub(crate) fn node(&self) -> Node {
+        Node::open(self.url()).expect("the URL is valid")
     }
 
     pub(crate) fn pool(&self) -> cluster::Pool {
@@ -45,7 +86,7 @@ impl Cluster {
     /// A builder over the cluster, patient enough for a loaded machine.
     pub(crate) fn builder(&self) -> LockManagerBuilder {
         let patience = Duration::from_secs(10);
-        LockManager::single(self.pool())
+        LockManager::single(self.node())
             .node_timeout(patience)
             .release_timeout(patience)
             .ttl(LASTING)
@@ -59,6 +100,12 @@ impl Cluster {
     pub(crate) fn server_of(&self, key: &str) -> &Server {
         let serves = |server: &&Server| server.try_query::<Value>(&["GET", key]).is_ok();
         self.servers.iter().find(serves).expect("some server has the slot")
+    }
+
+    /// The replica of a master, with which it was started.
+    pub(crate) fn replica_of(&self, master: &Server) -> &Server {
+        let at = self.servers.iter().position(|server| server.port() == master.port());
+        &self.servers[at.expect("it is of this cluster") + self.servers.len() / 2]
     }
 
     /// What is stored under a key, wherever it lies.
@@ -78,7 +125,10 @@ impl Cluster {
     /// Begins to move a key's slot to another server; returns the slot, its old and its new server.
     pub(crate) fn begin_move(&self, key: &str) -> Move<'_> {
         let from = self.server_of(key);
-        let to = self.servers.iter().find(|server| server.port() != from.port());
+        let is_other = |server: &&Server| {
+            server.port() != from.port() && replication(server, "role") == "master"
+        };
+        let to = self.servers.iter().find(is_other);
         let to = to.expect("there is another server");
         let slot: u64 = from.query(&["CLUSTER", "KEYSLOT", key]);
         let slot = slot.to_string();
@@ -153,6 +203,14 @@ pub(crate) fn wait(what: &str, condition: impl Fn() -> bool) {
         assert!(start.elapsed() < BOUND, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// What a server tells of its replication; nothing, while it does not answer.
+pub(crate) fn replication(server: &Server, field: &str) -> String {
+    // A Sentinel cuts all connections to a server whose role it changes.
+    let info: String = server.try_query(&["INFO", "replication"]).unwrap_or_default();
+    let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    value.unwrap_or_default().trim().to_owned()
 }
 
 fn id(server: &Server) -> String {

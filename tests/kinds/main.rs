@@ -22,7 +22,11 @@ mod support;
 
 mod cluster;
 mod cluster_of;
+mod crowd;
+mod failover;
+mod notices;
 mod plain;
+mod pools;
 mod preflight;
 mod sentinel;
 mod sentinels;

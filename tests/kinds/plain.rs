@@ -30,7 +30,7 @@ async fn a_unix_socket_is_as_good_as_a_port() {
 }
 
 #[tokio::test]
-async fn a_server_without_resp3_is_served() {
+async fn a_server_without_resp3_all_served() {
     let server = Server::start_with(&["--rename-command", "HELLO", ""]);
     let other = LockManager::single(server.url()).build().unwrap();
     assert_locks(LockManager::single(server.url()), other, &server).await;

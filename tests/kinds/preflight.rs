@@ -23,7 +23,7 @@ async fn each_master_of_a_cluster_is_looked_at() {
     cluster.servers[1].command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let preflight = asked(cluster.builder()).await;
     assert_eq!(checks(&preflight), ["eviction"], "{preflight}");
-    assert_eq!(preflight.findings()[0].node(), Some("cluster"));
+    assert_eq!(preflight.findings()[0].node(), Some(&*cluster.addresses()));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use redlatch::{Error, LockGuard, LockManager, LossReason, Node, deadpool_redis::sentinel};
 
 use crate::cluster_of::wait;
-use crate::sentinels::{Sentinels, role};
+use crate::sentinels::{MASTER, Sentinels, role};
 use crate::support::{Events, eventually, millis, secs, within};
 
 #[tokio::test]
@@ -38,6 +38,35 @@ async fn after_a_dead_master_locks_are_taken_on_the_new_one() {
 }
 
 #[tokio::test]
+async fn sentinels_and_their_master_have_passwords_of_their_own() {
+    let site = Sentinels::start();
+    site.servers[0].user("ann", "right", &["~*", "&*", "+@all"]);
+    let urls = site.sentinels.iter().map(|sentinel| {
+        sentinel.command(&["ACL", "SETUSER", "watch", "on", ">other", "+@all"]);
+        format!("redis://watch:other@{}", sentinel.name())
+    });
+    let node = Node::sentinel(urls, MASTER).unwrap().with_password("ann", "right");
+    assert_eq!(node.name(), site.name());
+    let one_url = format!("redis-sentinel://ann:right@{}", site.name());
+    for node in [node, Node::open(one_url).unwrap()] {
+        let manager = LockManager::single(node).node_timeout(secs(2)).build().unwrap();
+        let guard = within(manager.lock("k").acquire()).await.unwrap();
+        let clients: String = site.servers[0].query(&["CLIENT", "LIST"]);
+        assert!(clients.contains("user=ann"), "{clients}");
+        within(guard.release()).await.unwrap();
+    }
+}
+
+#[test]
+fn sentinels_with_an_address_in_common_are_one_node_unless_their_masters_differ() {
+    let node = |url: &str| Node::open(url).unwrap();
+    let nodes = [node("redis-sentinel://a,b/locks"), node("redis-sentinel://b,c/locks")];
+    assert!(LockManager::quorum(nodes).build().unwrap_err().is_config());
+    let nodes = [node("redis-sentinel://a,b/one"), node("redis-sentinel://a,b/two")];
+    assert!(LockManager::quorum(nodes).build().is_ok());
+}
+
+#[tokio::test]
 async fn silent_sentinels_are_passed_over() {
     let site = Sentinels::start();
     site.sentinels[..2].iter().for_each(crate::support::Server::pause);
@@ -57,7 +86,7 @@ async fn while_there_is_no_master_acquire_says_unavailable() {
     site.servers.iter().for_each(crate::support::Server::kill);
     let error = within(manager.lock("k").acquire()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
-    assert_eq!(error.node_errors()[0].node(), "sentinel");
+    assert_eq!(error.node_errors()[0].node(), site.name());
 }
 
 #[tokio::test]

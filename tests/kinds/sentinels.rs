@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use redlatch::deadpool_redis::sentinel;
-use redlatch::{LockManager, LockManagerBuilder};
+use redlatch::{LockManager, LockManagerBuilder, Node};
 
-use crate::cluster_of::wait;
+use crate::cluster_of::{replication, wait};
 use crate::support::{LASTING, Server};
 
 #[derive(Debug)]
@@ -32,6 +32,16 @@ impl Sentinels {
         site
     }
 
+    /// The name of the node.
+    pub(crate) fn name(&self) -> String {
+        let names: Vec<String> = self.sentinels.iter().map(Server::name).collect();
+        format!("{}/{MASTER}", names.join(","))
+    }
+
+    pub(crate) fn node(&self) -> Node {
+        Node::open(format!("redis-sentinel://{}", self.name())).expect("the URL is valid")
+    }
+
     pub(crate) fn pool(&self) -> sentinel::Pool {
         let urls: Vec<String> = self.sentinels.iter().map(Server::url).collect();
         let server_type = sentinel::SentinelServerType::Master;
@@ -41,7 +51,7 @@ impl Sentinels {
 
     pub(crate) fn builder(&self) -> LockManagerBuilder {
         let patience = Duration::from_secs(2);
-        LockManager::single(self.pool())
+        LockManager::single(self.node())
             .node_timeout(patience)
             .release_timeout(patience)
             .ttl(LASTING)
@@ -90,11 +100,4 @@ fn link(replica: &Server) -> String {
     replication(replica, "master_link_status")
 }
 
-fn replication(server: &Server, field: &str) -> String {
-    // A Sentinel cuts all connections to a server whose role it changes.
-    let info: String = server.try_query(&["INFO", "replication"]).unwrap_or_default();
-    let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    value.unwrap_or_default().trim().to_owned()
-}
-
-const MASTER: &str = "locks";
+pub(crate) const MASTER: &str = "locks";

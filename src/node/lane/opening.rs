@@ -62,8 +62,7 @@ impl Shared {
     }
 
     async fn open_line(&self, failures: u32) -> Result<Line, Failure> {
-        let patience = self.source.patience(self.node_timeout);
-        let mut wire = self.source.connect(&self.stranger, patience).await?;
+        let mut wire = self.source.connect(&self.stranger, self.node_timeout).await?;
         self.database.found(wire.database());
         let quarantined_until = match self.quarantine {
             Some(length) => {

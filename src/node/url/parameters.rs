@@ -2,7 +2,10 @@
 
 use deadpool_redis::redis::{ProtocolVersion, RedisConnectionInfo};
 
-use super::{Fault, ONLY_ONE, PERCENT, Parts, cut, is_word};
+use super::{
+    Fault, ONLY_ONE, PERCENT, cut,
+    parts::{Parts, is_word},
+};
 
 /// What a connection begins with, as far as it was read.
 #[derive(Default)]
@@ -104,6 +107,10 @@ impl Draft {
             _ => return Err("client information is given or not: yes or no"),
         };
         Ok(())
+    }
+
+    pub(super) const fn hides_client_info(&self) -> bool {
+        self.hides_client_info
     }
 
     pub(super) fn settings(self) -> RedisConnectionInfo {

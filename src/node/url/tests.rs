@@ -7,8 +7,15 @@ use super::*;
 
 use crate::Node;
 
+fn server(url: &str) -> ConnectionInfo {
+    match read(url).unwrap() {
+        Target::Server(info) => info,
+        target => panic!("{url} is no server: {target:?}"),
+    }
+}
+
 fn settings(url: &str) -> RedisConnectionInfo {
-    read(url).unwrap().redis_settings().clone()
+    server(url).redis_settings().clone()
 }
 
 fn refusal(url: &str) -> String {
@@ -52,17 +59,54 @@ fn a_password_may_stand_alone_or_be_empty() {
 }
 
 #[test]
+fn a_cluster_has_its_servers_and_one_user() {
+    let Target::Cluster(servers) = read("redis-cluster://ann:p%2Cw@a,[::1]:7001/2").unwrap() else {
+        panic!("it is a cluster")
+    };
+    assert_eq!(names(&servers), "a:6379,[::1]:7001");
+    for server in &servers {
+        let said = server.redis_settings();
+        assert_eq!((said.username(), said.password()), (Some("ann"), Some("p,w")));
+        assert_eq!(said.db(), 2);
+    }
+}
+
+#[test]
+fn the_user_in_a_sentinel_url_is_the_masters() {
+    let url = "redis-sentinel://ann:pw@a:7001,b/my.master-1/4?protocol=resp3";
+    let Target::Sentinel { sentinels, master_name, settings } = read(url).unwrap() else {
+        panic!("they are Sentinels")
+    };
+    assert_eq!((names(&sentinels), &*master_name), ("a:7001,b:26379".to_owned(), "my.master-1"));
+    assert_eq!((settings.username(), settings.password()), (Some("ann"), Some("pw")));
+    assert_eq!((settings.db(), settings.protocol()), (4, ProtocolVersion::RESP3));
+    for sentinel in &sentinels {
+        let said = sentinel.redis_settings();
+        assert_eq!((said.username(), said.password(), said.db()), (None, None, 0));
+    }
+}
+
+#[test]
+fn one_url_of_several_wants_a_server() {
+    assert_eq!(names(&read_servers(["redis://a:1", "redis://b"]).unwrap()), "a:1,b:6379");
+    for url in ["redis-cluster://a:1,b:1", "redis-sentinel://a/m", "redis+unix:///run/a"] {
+        let said = read_servers([url]).unwrap_err().to_string();
+        assert!(said.contains("the server's own URL"), "{said}");
+    }
+    let said = read_sentinels(["redis://:hunter@a:1/3"]).unwrap_err().to_string();
+    assert!(said.contains("a:1") && !said.contains("hunter"), "{said}");
+    assert!(read_sentinels([""; 0]).is_err());
+}
+
+#[test]
 fn blanks_around_a_url_are_no_part_of_it() {
-    assert_eq!(name(read(" redis://:pw@a:7001\n").unwrap().addr()), "a:7001");
+    assert_eq!(name(server(" redis://:pw@a:7001\n").addr()), "a:7001");
 }
 
 #[test]
 fn an_ipv6_address_has_brackets() {
-    assert_eq!(name(read("redis://[0:0::1]").unwrap().addr()), "[::1]:6379");
-    assert_eq!(
-        read("redis://[::1]:7001").unwrap().addr(),
-        &ConnectionAddr::Tcp("::1".into(), 7001)
-    );
+    assert_eq!(name(server("redis://[0:0::1]").addr()), "[::1]:6379");
+    assert_eq!(server("redis://[::1]:7001").addr(), &ConnectionAddr::Tcp("::1".into(), 7001));
     assert!(refusal("redis://::1").contains("redis://[::1]:6379"));
 }
 
@@ -73,12 +117,21 @@ fn spellings_of_one_address_are_one_place() {
         ("a.example.:1", "a.example:1"),
         ("[::1]:1", "[0:0:0:0:0:0:0:1]:1"),
         ("[::ffff:127.0.0.1]:1", "127.0.0.1:1"),
+        ("a:1,b:1", "c:1,B:1"),
+        ("a:1", "c:1,a:1"),
+        ("a:1,b:1/locks", "b:1/locks"),
     ] {
         assert!(is_same_place(one, other), "{one} {other}");
     }
-    for (one, other) in
-        [("/run/a", "/run/A"), ("a:1", "a:2"), ("a:1", "a.b:1"), ("[::1]:1", "127.0.0.1:1")]
-    {
+    for (one, other) in [
+        ("/run/a", "/run/A"),
+        ("/run/a,b:1", "b:1"),
+        ("a:1", "a:2"),
+        ("a:1", "a.b:1"),
+        ("[::1]:1", "127.0.0.1:1"),
+        ("a:1,b:1", "c:1,b:2"),
+        ("a:1,b:1/locks", "a:1,b:1/other"),
+    ] {
         assert!(!is_same_place(one, other), "{one} {other}");
     }
 }
@@ -122,6 +175,20 @@ fn a_refusal_says_what_would_do() {
         ("redis://b#3", "redis://host:6379/3"),
         ("redis://ann:pw@b#insecure", "certificates are always checked"),
         ("redis://b:1,redis://c:1", "each node"),
+        ("redis://b:1,c:1", "redis-cluster://host1:7000,host2:7000"),
+        ("redis-cluster://b,c,", "its host is missing"),
+        ("redis-cluster://b:7000,c:99999", "of node b:7000,c is not usable: its port"),
+        ("redis-cluster://ann@b,c", "user without a password"),
+        ("redis-cluster://b,c/x", "no database number"),
+        ("redis-cluster://b,c?client_info=no", "`client_info`"),
+        ("redis-cluster+unix:///run/a.sock", "it must begin with redis://"),
+        ("redis-sentinel://b,c", "follows the Sentinels, as in redis-sentinel://"),
+        ("redis-sentinel://ann:pw@b,c/", "of node b:26379,c:26379 is not usable: the name"),
+        ("redis-sentinel://b,c/my%2Fmaster", "letters, digits"),
+        ("redis-sentinel://b,c/mymaster/x", "no database number"),
+        ("redis-sentinel://b,c/mymaster?password=hunter", "`password`"),
+        ("redis-sentinel://ann:p@w@b,c/mymaster", "%40"),
+        ("redis-quorum://b,c", "it must begin with redis://"),
         ("redis://b,c", "each node"),
         ("redis+unix://ann:pw@/run/a.sock", "user=USER"),
     ] {
@@ -168,6 +235,12 @@ proptest! {
             format!("http://default:{password}@host"),
             format!("default:{password}@host:6379"),
             format!("{password}://host"),
+            format!("redis-cluster://default:{password}@127.0.0.1:7000,127.0.0.1:7001"),
+            format!("redis-cluster://default:{password}@host,host:0"),
+            format!("redis-cluster://host,host#{password}"),
+            format!("redis-sentinel://default:{password}@127.0.0.1,host:7001/mymaster/3"),
+            format!("rediss-sentinel://:{password}@host/"),
+            format!("redis-sentinel://host/mymaster?sentinel_pass={password}"),
         ];
         if !password.contains('@') {
             urls.push(format!("redis://default:{password}host:6379"));

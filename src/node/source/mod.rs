@@ -1,0 +1,360 @@
+//! Where the connections to a Redis node come from: addresses or a caller's pool.
+
+#[cfg(feature = "cluster")]
+mod cluster;
+mod pool;
+#[cfg(feature = "sentinel")]
+mod sentinel;
+mod server;
+mod tcp;
+
+#[cfg(test)]
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::{
+    Pool,
+    redis::{
+        Client, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, RedisError,
+        aio::{AsyncPushSender, MultiplexedConnection},
+    },
+};
+use tokio::sync::Semaphore;
+
+#[cfg(feature = "cluster")]
+use self::cluster::Cluster;
+#[cfg(feature = "sentinel")]
+use self::sentinel::Sentinel;
+use super::{
+    failure::Failure,
+    lane::transport::Transport,
+    stranger::Stranger,
+    url::{self, Target},
+};
+#[cfg(test)]
+use crate::simulation::Server;
+use crate::types::error::{Error, Result};
+
+/// A Redis deployment, and how to connect to it.
+#[derive(Clone)]
+pub(super) enum Source {
+    Server(Box<Client>),
+    #[cfg(feature = "cluster")]
+    Cluster(Box<Cluster>),
+    #[cfg(feature = "sentinel")]
+    Sentinel(Box<Sentinel>),
+    Pool(Pool),
+    #[cfg(feature = "cluster")]
+    ClusterPool(deadpool_redis::cluster::Pool),
+    #[cfg(feature = "sentinel")]
+    SentinelPool(deadpool_redis::sentinel::Pool),
+    #[cfg(test)]
+    Simulated(Arc<Server>),
+}
+
+impl Source {
+    /// Reads a URL. It may hold a password, so that no error repeats it.
+    pub(super) fn url(url: &str) -> Result<Self> {
+        match url::read(url)? {
+            Target::Server(info) => Self::server(info.set_tcp_settings(tcp::tcp_settings())),
+            Target::Cluster(servers) => Self::cluster(servers),
+            Target::Sentinel { sentinels, master_name, settings } => {
+                Self::sentinel(sentinels, master_name, settings)
+            }
+        }
+    }
+
+    /// A client that the caller has set up.
+    pub(super) fn client(client: Client) -> Self {
+        let info = tcp::completed(client.get_connection_info().clone());
+        Self::Server(Box::new(Client::open(info).unwrap_or(client)))
+    }
+
+    fn server(info: ConnectionInfo) -> Result<Self> {
+        let client = Client::open(info).map_err(|error| unusable("a node's URL", &error))?;
+        Ok(Self::Server(Box::new(client)))
+    }
+
+    /// A cluster, known by some of its servers.
+    #[cfg(feature = "cluster")]
+    pub(super) fn cluster(servers: Vec<ConnectionInfo>) -> Result<Self> {
+        let name = url::names(&servers);
+        let cluster = Cluster::new(servers);
+        let cluster = cluster.map_err(|error| unusable(&format!("the cluster {name}"), &error))?;
+        Ok(Self::Cluster(Box::new(cluster)))
+    }
+
+    #[cfg(not(feature = "cluster"))]
+    pub(super) fn cluster(servers: Vec<ConnectionInfo>) -> Result<Self> {
+        let name = url::names(&servers);
+        Err(Error::config(format!("the cluster {name} needs the feature `cluster` of redlatch")))
+    }
+
+    /// The master that Sentinels know by this name.
+    #[cfg(feature = "sentinel")]
+    pub(super) fn sentinel(
+        sentinels: Vec<ConnectionInfo>,
+        master_name: String,
+        settings: RedisConnectionInfo,
+    ) -> Result<Self> {
+        let own_settings = |info: ConnectionInfo| info.set_tcp_settings(tcp::tcp_settings());
+        let sentinels = sentinels.into_iter().map(own_settings).collect();
+        Ok(Self::Sentinel(Box::new(Sentinel::new(sentinels, master_name, settings))))
+    }
+
+    #[cfg(not(feature = "sentinel"))]
+    pub(super) fn sentinel(
+        sentinels: Vec<ConnectionInfo>,
+        master_name: String,
+        _: RedisConnectionInfo,
+    ) -> Result<Self> {
+        let names = url::names(&sentinels);
+        Err(Error::config(format!(
+            "the master {master_name:?} of the Sentinels {names} needs the feature `sentinel` of redlatch"
+        )))
+    }
+
+    /// Has connections begin in another way. `None`: a pool opens them in its own.
+    pub(super) fn with_settings(
+        self,
+        change: impl Fn(RedisConnectionInfo) -> RedisConnectionInfo,
+    ) -> Option<Self> {
+        match self {
+            Self::Server(client) => {
+                let info = server::with_settings(client.get_connection_info().clone(), change);
+                Client::open(info).ok().map(|client| Self::Server(Box::new(client)))
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => {
+                cluster.with_settings(change).ok().map(|cluster| Self::Cluster(Box::new(cluster)))
+            }
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(sentinel) => {
+                Some(Self::Sentinel(Box::new(sentinel.with_settings(change))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Has connections begin without `CLIENT SETINFO`. A pool opens them in its own way.
+    pub(super) fn without_client_info(self) -> Self {
+        let changed = self.clone().with_settings(RedisConnectionInfo::set_skip_set_lib_name);
+        changed.unwrap_or(self)
+    }
+
+    /// Whether connections beside the lane's can be opened.
+    pub(super) const fn can_hear(&self) -> bool {
+        match self {
+            Self::Server(_) => true,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => true,
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => true,
+            #[cfg(test)]
+            Self::Simulated(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it connects with TLS, as far as it tells.
+    pub(super) fn is_tls(&self) -> bool {
+        match self {
+            Self::Server(client) => is_tls(client.get_connection_info()),
+            Self::Pool(pool) => pool::is_tls(pool),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => cluster.servers().iter().any(is_tls),
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(sentinel) => sentinel.is_tls(),
+            #[cfg(feature = "cluster")]
+            Self::ClusterPool(_) => false,
+            #[cfg(feature = "sentinel")]
+            Self::SentinelPool(_) => false,
+            #[cfg(test)]
+            Self::Simulated(_) => false,
+        }
+    }
+
+    /// How many commands may be under way, if the connection's queue is short: a pool's and those of a cluster have room
+    /// for 50, and whoever finds one full loses its place in the order.
+    pub(super) const fn room(&self) -> usize {
+        match self {
+            Self::Server(_) => Semaphore::MAX_PERMITS,
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) => Semaphore::MAX_PERMITS,
+            #[cfg(test)]
+            Self::Simulated(_) => Semaphore::MAX_PERMITS,
+            _ => 32,
+        }
+    }
+
+    /// Whether keys are spread over servers by their slots.
+    pub(super) const fn is_cluster(&self) -> bool {
+        match self {
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) | Self::ClusterPool(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it replaces its masters by their replicas.
+    pub(super) const fn fails_over(&self) -> bool {
+        match self {
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(_) | Self::SentinelPool(_) => true,
+            _ => self.is_cluster(),
+        }
+    }
+
+    /// Whether both are clones of one pool, as far as that is all that tells them apart.
+    pub(super) fn is_same_pool(&self, other: &Self) -> bool {
+        match (self, other) {
+            #[cfg(feature = "cluster")]
+            (Self::ClusterPool(one), Self::ClusterPool(other)) => {
+                std::ptr::eq(one.manager(), other.manager())
+            }
+            #[cfg(feature = "sentinel")]
+            (Self::SentinelPool(one), Self::SentinelPool(other)) => {
+                std::ptr::eq(one.manager(), other.manager())
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the source cannot tell where it connects to: these pools keep their addresses to themselves.
+    pub(super) const fn is_anonymous(&self) -> bool {
+        match self {
+            #[cfg(feature = "cluster")]
+            Self::ClusterPool(_) => true,
+            #[cfg(feature = "sentinel")]
+            Self::SentinelPool(_) => true,
+            _ => false,
+        }
+    }
+
+    /// How long connecting may go on, though each caller waits for no longer than the node timeout: where many
+    /// servers are asked the way, a silent one among them takes its second before the next is tried.
+    pub(super) fn patience(&self, node_timeout: Duration) -> Duration {
+        if self.fails_over() { node_timeout.max(ASKING_THE_WAY) } else { node_timeout }
+    }
+
+    /// The name of the node: `host:port`, a list of them, or the path of its socket.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Server(client) => url::name(client.get_connection_info().addr()),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => url::names(cluster.servers()),
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(sentinel) => {
+                format!("{}/{}", url::names(sentinel.sentinels()), sentinel.master_name())
+            }
+            Self::Pool(pool) => pool::address_of(pool).unwrap_or_else(|| "pool".to_owned()),
+            #[cfg(feature = "cluster")]
+            Self::ClusterPool(_) => "cluster".to_owned(),
+            #[cfg(feature = "sentinel")]
+            Self::SentinelPool(_) => "sentinel".to_owned(),
+            #[cfg(test)]
+            Self::Simulated(server) => server.name.clone(),
+        }
+    }
+
+    /// Opens a connection on which pushes are heard. From a pool alone nobody can open one. The end of
+    /// [`patience`](Self::patience) is the caller's to see to.
+    pub(super) async fn connect_for_pushes(
+        &self,
+        hear: impl AsyncPushSender + Clone,
+        node_timeout: Duration,
+    ) -> Result<MultiplexedConnection, Failure> {
+        #[cfg(not(feature = "cluster"))]
+        let _ = node_timeout;
+        match self {
+            Self::Server(client) => {
+                server::connect_for_pushes(client.get_connection_info(), hear).await
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => cluster.connect_for_pushes(hear, node_timeout).await,
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(sentinel) => {
+                let master = sentinel.master().await?;
+                server::connect_for_pushes(master.get_connection_info(), hear).await
+            }
+            #[cfg(test)]
+            Self::Simulated(server) => Ok(server.connect_for_pushes(hear).await?),
+            _ => Err(Failure::NotConnected),
+        }
+    }
+
+    /// Opens a connection of our own. Of a pool it is the manager that is asked for one: a connection out of
+    /// the pool may have been moved to another database by its last borrower or lead to a master that was, and
+    /// a pool in full use has none. The end of [`patience`](Self::patience) is the caller's to see to.
+    pub(super) async fn connect(
+        &self,
+        stranger: &Stranger,
+        node_timeout: Duration,
+    ) -> Result<Transport, Failure> {
+        match self {
+            // Boxed, since it is rare and large.
+            Self::Server(client) => Box::pin(server::connect(client, stranger, node_timeout)).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => Box::pin(cluster.connect(node_timeout)).await,
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(sentinel) => {
+                let master = Box::pin(sentinel.master()).await?;
+                Box::pin(server::connect(&master, stranger, node_timeout)).await
+            }
+            Self::Pool(pool) => pool::connect(pool.manager()).await,
+            #[cfg(feature = "sentinel")]
+            Self::SentinelPool(pool) => pool::connect(pool.manager()).await,
+            #[cfg(feature = "cluster")]
+            Self::ClusterPool(pool) => {
+                let created = deadpool::managed::Manager::create(pool.manager()).await;
+                Ok(Transport::Cluster(created?))
+            }
+            #[cfg(test)]
+            Self::Simulated(server) => {
+                Ok(Transport::Simulated(server.connect(server::QUEUE_SIZE).await?))
+            }
+        }
+    }
+}
+
+fn is_tls(info: &ConnectionInfo) -> bool {
+    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+/// That something cannot be connected to; the library's words hold no credentials.
+fn unusable(what: &str, error: &RedisError) -> Error {
+    Error::config(format!("{what} is not usable: {error}"))
+}
+
+const ASKING_THE_WAY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_url_is_refused_without_repeating_it() {
+        for url in
+            ["", "http://secret@x", "redis://:secret@", "redis://h:99999999/secret", "secret"]
+        {
+            let message = Source::url(url).err().map(|error| error.to_string());
+            assert!(!message.unwrap_or_default().contains("secret"), "{url}");
+        }
+    }
+
+    #[cfg(not(all(feature = "cluster", feature = "sentinel")))]
+    #[test]
+    fn what_the_crate_was_built_without_is_named() {
+        for (feature, url) in [
+            ("cluster", "redis-cluster://:secret@a,b"),
+            ("sentinel", "redis-sentinel://:secret@a,b/locks"),
+        ] {
+            let Err(error) = Source::url(url) else { continue };
+            let said = error.to_string();
+            assert!(said.contains(&format!("the feature `{feature}`")), "{said}");
+            assert!(said.contains("a:") && !said.contains("secret"), "{said}");
+        }
+        assert!(Source::url("redis-cluster://a").is_ok() == cfg!(feature = "cluster"));
+        assert!(Source::url("redis-sentinel://a/locks").is_ok() == cfg!(feature = "sentinel"));
+    }
+}
