@@ -64,7 +64,7 @@
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
 //! | `cluster` | [nodes](Node::cluster) that are a Redis Cluster |
 //! | `sentinel` | [nodes](Node::sentinel) whose master is found through Redis Sentinel |
-//! | `cli`, `cli-tls` | the command `redlatch`, on Unix, which puts other commands under a lock; with `rediss://` |
+//! | `cli` | the command `redlatch`, on Unix, which puts other commands under a lock; with all kinds of servers, and TLS |
 //! | `tls-rustls` | `rediss://` with rustls; the application chooses [its crypto provider](guide::operations#tls) |
 //! | `tls-native-tls` | `rediss://` with the system's TLS library |
 //!

@@ -28,6 +28,5 @@ mod scene;
 mod signals;
 #[cfg(target_os = "linux")]
 mod terminal;
-#[cfg(feature = "cli-tls")]
 mod tls;
 mod tool;

@@ -1,5 +1,6 @@
 //! Which servers, and that their passwords stay secret.
 
+use crate::scene::Scene;
 use crate::support::Server;
 use crate::tool::{bare, on, redlatch, run};
 
@@ -122,6 +123,9 @@ async fn a_url_that_cannot_work_is_said_to_be_which_and_why() {
         ("redis://a,redis://b?ssl=true", &["node 2 of 2", "b:6379", "`ssl`", "rediss://"]),
         ("redis://ann:57#hunter2@a", &["%23"]),
         ("http://a:6379", &["a:6379", "redis://"]),
+        ("redis://a,b", &["redis-cluster://host1:7000,host2:7000"]),
+        ("redis-cluster://ann:hunter2@a,b/x", &["a:6379,b:6379", "database"]),
+        ("redis-sentinel://ann:hunter2@a,b", &["redis-sentinel://host1:26379"]),
     ] {
         let mut command = bare(&["ping"]);
         command.env("REDLATCH_NODES", nodes);
@@ -133,11 +137,19 @@ async fn a_url_that_cannot_work_is_said_to_be_which_and_why() {
     }
 }
 
-#[cfg(not(feature = "cli-tls"))]
 #[tokio::test]
-async fn tls_without_its_feature_is_refused_naming_it() {
-    let ended = run(bare(&["--nodes", "rediss://a", "ping"])).await;
-    ended.is(64).says("`cli-tls`");
+async fn servers_are_read_from_a_file() {
+    let servers = Server::group(3);
+    let scene = Scene::new();
+    let [one, two, three] = [0, 1, 2].map(|at| servers[at].url());
+    std::fs::write(scene.path("nodes"), format!("# ours\n{one}, {two}\n\n  {three}\n")).unwrap();
+    let file = scene.path("nodes").display().to_string();
+    let command = redlatch(&servers[..1], &["--nodes-file", &file, "ping"]);
+    assert_eq!(run(command).await.is(0).out.lines().count(), 3);
+    let script = ["run", "--pass-nodes", "k", "--", "sh", "-c", "echo $REDLATCH_NODES"];
+    let ended = run(bare(&[&["--nodes-file", &file], &script[..]].concat())).await;
+    ended.is(0).prints(&format!("{one},{two},{three}\n"));
+    run(bare(&["--nodes-file", "/there/is/none", "ping"])).await.is(64).says("--nodes-file");
 }
 
 #[tokio::test]

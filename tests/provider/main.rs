@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[cfg(not(feature = "cli"))]
+use redlatch::Error;
 use redlatch::deadpool_redis::Config;
-use redlatch::{Error, LockManager, LockManagerBuilder, Node};
+use redlatch::{LockManager, LockManagerBuilder, Node};
 
 fn over_tls() -> [LockManagerBuilder; 4] {
     let url = "rediss://ann:hunter2@a:7001";
@@ -18,7 +20,7 @@ fn over_tls() -> [LockManagerBuilder; 4] {
     ]
 }
 
-#[cfg(not(feature = "cli-tls"))]
+#[cfg(not(feature = "cli"))]
 #[test]
 fn tls_without_a_provider_is_refused_when_the_manager_is_built() {
     for builder in over_tls() {
@@ -30,7 +32,7 @@ fn tls_without_a_provider_is_refused_when_the_manager_is_built() {
 }
 
 /// The feature brings just one provider, which rustls takes unasked.
-#[cfg(feature = "cli-tls")]
+#[cfg(feature = "cli")]
 #[test]
 fn tls_with_the_only_provider_needs_no_choice() {
     for builder in over_tls() {

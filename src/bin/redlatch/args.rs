@@ -1,6 +1,6 @@
 //! What can be written on the command line.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -27,12 +27,18 @@ pub(crate) struct Cli {
 pub(crate) struct Options {
     /// Redis servers to lock on: one, or several independent ones, of which more than half must agree
     ///
-    /// Separated by commas, or given several times: redis://[user:password@]host:port[/database]. Everybody on the
-    /// machine can read the command line of a process: put passwords into REDLATCH_NODES instead. In user and
-    /// password, write # as %23, / as %2F, ? as %3F, @ as %40 and a comma as %2C.
-    #[arg(long, global = true, value_name = "URL,...", value_delimiter = ',')]
+    /// Separated by commas, or given several times: redis://[user:password@]host:port[/database], rediss:// for TLS;
+    /// redis-cluster://[user:password@]host:port,host:port for a cluster; and for a master that Sentinels watch, with
+    /// the master's password, redis-sentinel://[user:password@]host:port,host:port/master-name[/database]. A part without
+    /// :// belongs to the node before it. Everybody on the machine can read the command line of a process: put passwords
+    /// into REDLATCH_NODES or a file instead. In user and password, write # as %23, / as %2F, ? as %3F, @ as %40.
+    #[arg(long, global = true, value_name = "URL,...")]
     #[arg(env = "REDLATCH_NODES", hide_env_values = true)]
     pub(crate) nodes: Vec<String>,
+
+    /// Read the servers from a file, instead of --nodes and REDLATCH_NODES: one or several a line, # begins a comment
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) nodes_file: Option<PathBuf>,
 
     /// What is put before every key in Redis, for all processes that share locks
     #[arg(long, global = true, value_name = "PREFIX", default_value = "")]

@@ -5,11 +5,6 @@ compile_error!(
     "the command needs Unix: it works with process groups and signals; the library does not"
 );
 
-#[cfg(all(feature = "tls-rustls", not(feature = "cli-tls")))]
-compile_error!(
-    "the command does TLS with the feature `cli-tls`, which chooses rustls' crypto provider"
-);
-
 mod args;
 mod ask;
 mod breaking;
@@ -57,13 +52,12 @@ fn main() -> ExitCode {
 }
 
 /// One thread does it all: nothing here blocks it.
-fn start(cli: Cli, reporter: &Reporter) -> u8 {
-    #[cfg(feature = "cli-tls")]
+fn start(mut cli: Cli, reporter: &Reporter) -> u8 {
     let _chosen = rustls::crypto::ring::default_provider().install_default();
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(async {
-                match nodes::manager(&cli.options) {
+                match nodes::manager(&mut cli.options) {
                     Ok(manager) => perform(cli, &manager, reporter).await,
                     Err(failure) => fail(&failure, reporter),
                 }

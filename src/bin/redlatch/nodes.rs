@@ -4,14 +4,13 @@ use redlatch::LockManager;
 
 use crate::{args::Options, failure::Failure};
 
-/// A manager over one server, or over a quorum of several. It connects to nothing yet.
-pub(crate) fn manager(options: &Options) -> Result<LockManager, Failure> {
-    let urls: Vec<&str> =
-        options.nodes.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
-    let builder = match urls.as_slice() {
+/// A manager over one node, or over a quorum of several. It connects to nothing yet. The options have one URL a node then.
+pub(crate) fn manager(options: &mut Options) -> Result<LockManager, Failure> {
+    options.nodes = urls(options)?;
+    let builder = match options.nodes.as_slice() {
         [] => return Err(Failure::Usage(nowhere())),
-        [url] => LockManager::single(*url),
-        urls => LockManager::quorum(urls.iter().copied()),
+        [url] => LockManager::single(url),
+        urls => LockManager::quorum(urls),
     };
     let builder = builder.key_prefix(&options.key_prefix).node_timeout(options.node_timeout());
     let builder = match options.outage_patience {
@@ -25,11 +24,57 @@ pub(crate) fn manager(options: &Options) -> Result<LockManager, Failure> {
     })
 }
 
+/// The URLs of the nodes, from the file if one is named.
+fn urls(options: &Options) -> Result<Vec<String>, Failure> {
+    let Some(file) = &options.nodes_file else {
+        return Ok(joined(options.nodes.iter().flat_map(|list| list.split(','))));
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::Usage(format!("the file of --nodes-file cannot be read: {error}"))
+    })?;
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    Ok(joined(lines.flat_map(|line| line.split(','))))
+}
+
+/// Puts together what belongs to one node: a part without `://` is one more server of the node before it.
+fn joined<'a>(parts: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut urls: Vec<String> = Vec::new();
+    for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
+        match urls.last_mut().filter(|_| !part.contains("://")) {
+            Some(url) => {
+                url.push(',');
+                url.push_str(part);
+            }
+            None => urls.push(part.to_owned()),
+        }
+    }
+    urls
+}
+
 /// That no server is named, and what to do.
 fn nowhere() -> String {
-    let mut text = "no Redis server is named: set REDLATCH_NODES, or --nodes, to something like redis://127.0.0.1:6379".to_owned();
+    let mut text = "no Redis server is named: set REDLATCH_NODES, or --nodes, to something like redis://127.0.0.1:6379"
+        .to_owned();
     if std::env::var_os("REDLATCH_KEY").is_some() {
         text.push_str(" (`redlatch run` hands REDLATCH_NODES on with --pass-nodes only)");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(list: &str) -> Vec<String> {
+        joined(list.split(','))
+    }
+
+    #[test]
+    fn a_part_without_a_scheme_belongs_to_the_node_before_it() {
+        let list = " redis-cluster://ann:p,w@a:1, b:2 ,,redis://c,redis-sentinel://d,e/locks,";
+        let nodes = ["redis-cluster://ann:p,w@a:1,b:2", "redis://c", "redis-sentinel://d,e/locks"];
+        assert_eq!(parts(list), nodes);
+        assert_eq!(parts("a:1,redis://b"), ["a:1", "redis://b"]);
+        assert_eq!(parts(" ,"), [""; 0]);
+    }
 }

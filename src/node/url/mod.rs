@@ -312,8 +312,7 @@ const SERVERS: &str =
 const PORT: &str =
     "its port is no number from 1 to 65535; a user and a password are followed by an @";
 
-const NO_TLS: &str = "TLS needs the feature `tls-rustls` or `tls-native-tls` of redlatch; the command `redlatch` \
-                      has it with `cli-tls`";
+const NO_TLS: &str = "TLS needs the feature `tls-rustls` or `tls-native-tls` of redlatch";
 
 const BRACKETS: Fault =
     Fault::new("an IPv6 address is written in brackets, as in redis://[::1]:6379");
