@@ -48,8 +48,9 @@ impl Failure {
         };
         error.kind() == ErrorKind::AuthenticationFailed
             || error.code().is_some_and(|code| LASTING.contains(&code))
-            // What is said of a missing right inside of a script.
-            || error.detail().is_some_and(|detail| detail.contains(NOT_ALLOWED))
+            || error
+                .detail()
+                .is_some_and(|detail| NOT_ALLOWED.iter().any(|words| detail.contains(words)))
     }
 
     /// The first word of the server's own error.
@@ -67,15 +68,32 @@ impl Failure {
 }
 
 const LASTING: [&str; 4] = ["WRONGTYPE", "NOPERM", "WRONGPASS", "NOAUTH"];
-const NOT_ALLOWED: &str = "user executing the script can't";
+/// What is said of a missing right inside of a script: by Redis up to 7.0, and by later ones and Valkey.
+const NOT_ALLOWED: [&str; 2] = ["user executing the script can't", "ACL failure in script"];
 
 #[cfg(test)]
 mod tests {
+    use deadpool_redis::redis::ServerErrorKind;
+
     use super::*;
 
     #[test]
     fn a_password_too_many_is_not_mended_by_waiting_but_silence_is() {
         assert!(Failure::NoPassword.is_lasting());
         assert!(!Failure::TimedOut(Duration::from_secs(1)).is_lasting());
+    }
+
+    #[test]
+    fn a_right_that_a_script_lacks_is_not_mended_by_waiting_whatever_the_words() {
+        for (words, is_lasting) in [
+            ("The user executing the script can't run this command or subcommand", true),
+            ("ACL failure in script: User u has no permissions to run the 'set' command", true),
+            ("ACL failure in script: No permissions to access a key", true),
+            ("Script attempted to access nonexistent global variable 'x'", false),
+        ] {
+            let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+            let failure = Failure::Redis((kind, "", words.to_owned()).into());
+            assert_eq!(failure.is_lasting(), is_lasting, "{words}");
+        }
     }
 }

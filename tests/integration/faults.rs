@@ -239,7 +239,8 @@ fn a_user_who_may_not_touch_the_key(n: usize) -> Faulty {
 
 fn a_user_who_may_only_read(n: usize) -> Faulty {
     let rules = ["~*", "&*", "+@read", "+eval", "+evalsha", "+ping"];
-    Faulty::limited(n, "can't run this command", &rules)
+    // It "can't run this command", or from Redis 7.2 on "has no permissions to run the 'set' command".
+    Faulty::limited(n, "run th", &rules)
 }
 
 fn a_read_only_replica(n: usize) -> Faulty {
@@ -247,8 +248,7 @@ fn a_read_only_replica(n: usize) -> Faulty {
 }
 
 fn a_server_out_of_memory(n: usize) -> Faulty {
-    let full = ["CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1"];
-    Faulty::commanded(n, "OOM", &full)
+    Faulty::commanded(n, "OOM", &["CONFIG", "SET", "maxmemory", "1"])
 }
 
 fn a_server_that_cannot_save(n: usize) -> Faulty {

@@ -20,7 +20,7 @@ impl Sentinels {
     pub(crate) fn start() -> Self {
         let master = Server::start();
         let port = master.port().to_string();
-        let replica = Server::start_with(&["--replicaof", &format!("127.0.0.1 {port}")]);
+        let replica = Server::start_with(&["--replicaof", "127.0.0.1", &port]);
         let config = format!(
             "sentinel monitor {MASTER} 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds {MASTER} 500\n\

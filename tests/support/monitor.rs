@@ -18,6 +18,8 @@ pub(crate) struct Monitor<'a> {
 
 impl<'a> Monitor<'a> {
     pub(crate) fn start(server: &'a Server) -> Self {
+        // The test's own connection introduces itself, if it is new: before anybody listens.
+        server.command(&["PING"]);
         let address = ("127.0.0.1", server.port());
         let mut socket = TcpStream::connect(address).expect("the server accepts");
         socket.write_all(b"MONITOR\r\n").expect("the server reads");
