@@ -12,6 +12,12 @@ pub(crate) struct Facts {
     pub(crate) rights: Rights,
 }
 
+impl Facts {
+    pub(crate) const fn is_too_old_to_tell(&self) -> bool {
+        matches!(self.rights, Rights::TooOld)
+    }
+}
+
 /// What one server tells about itself; `None` is what it does not tell.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServerFacts {
@@ -34,6 +40,8 @@ pub(crate) struct ServerFacts {
     pub(crate) maxmemory_policy: Option<String>,
     /// Whether it writes an append-only file.
     pub(crate) aof: Option<bool>,
+    /// Of a server of a cluster that was asked alone: whether every slot is its own.
+    pub(crate) has_all_slots: Option<bool>,
     pub(crate) clock: Option<Clock>,
 }
 
@@ -47,7 +55,9 @@ pub(crate) struct Clock {
 /// The rights that the user lacks.
 #[derive(Clone, Debug)]
 pub(crate) enum Rights {
-    /// The server cannot tell, for this reason.
+    /// The server is of a version that cannot tell.
+    TooOld,
+    /// The server does not tell, for this reason.
     Unknown(String),
     Missing(Missing),
 }
@@ -86,9 +96,20 @@ impl ServerFacts {
             maxmemory: number("maxmemory"),
             maxmemory_policy: field("maxmemory_policy"),
             aof: number("aof_enabled").map(|enabled: u64| enabled != 0),
+            has_all_slots: None,
             clock: None,
         }
     }
+}
+
+/// Whether the server that says this, to `CLUSTER NODES`, has every slot, and gives none away.
+pub(super) fn has_all_slots(nodes: &str) -> bool {
+    let fields = |line: &'_ str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let is_own = |line: &Vec<String>| {
+        line.get(2).is_some_and(|flags| flags.split(',').any(|flag| flag == "myself"))
+    };
+    let own = nodes.lines().map(fields).find(is_own);
+    own.is_some_and(|line| line.get(8..).is_some_and(|slots| slots == ["0-16383"]))
 }
 
 impl Clock {
@@ -145,6 +166,23 @@ mod tests {
     fn what_info_does_not_say_is_unknown() {
         let facts = ServerFacts::read("garbage\r\nrole\r\nmaxmemory:much\r\n");
         assert!(facts.role.is_none() && facts.maxmemory.is_none() && facts.aof.is_none());
+    }
+
+    #[test]
+    fn a_server_has_all_slots_where_its_own_line_says_so() {
+        let nodes = |own: &str, other: &str| {
+            format!(
+                "aa 10.0.0.1:6379@16379 master - 0 0 1 connected{other}\n\
+                 bb 10.0.0.2:6379@16379,name myself,master - 0 0 2 connected{own}\n"
+            )
+        };
+        assert!(has_all_slots(&nodes(" 0-16383", "")));
+        for (own, other) in
+            [("", " 0-16383"), (" 0-8191", " 8192-16383"), (" 0-16383 [7->-aa]", ""), ("", "")]
+        {
+            assert!(!has_all_slots(&nodes(own, other)), "{own:?}");
+        }
+        assert!(!has_all_slots("garbage"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use deadpool_redis::redis::{Cmd, FromRedisValue, Value, cmd, from_redis_value};
 
 use super::{
-    facts::{Clock, Facts, Missing, Rights, ServerFacts},
+    facts::{Clock, Facts, Missing, Rights, ServerFacts, has_all_slots},
     failure::Failure,
     lane::Lane,
 };
@@ -26,21 +26,61 @@ pub(crate) struct Questions<'a> {
 }
 
 impl Questions<'_> {
-    /// Asks them all at once, within the node timeout.
+    /// Asks them all at once, within the node timeout, and then what only some nodes must be asked.
     pub(super) async fn ask(&self, lane: &Lane) -> Result<Facts, NodeError> {
+        self.facts(lane).await.map_err(|failure| lane.error(failure))
+    }
+
+    async fn facts(&self, lane: &Lane) -> Result<Facts, Failure> {
         let start = wall_micros();
         let is_cluster = lane.is_to_cluster();
-        let asked = lane.query(&self.commands(is_cluster)).await;
-        let read = asked.and_then(|replies| self.read(replies.into_vec(), start, wall_micros()));
-        let facts = read.map_err(|failure| lane.error(failure))?;
-        let of_many = || Err("the servers of a cluster are not asked one by one".to_owned());
-        let appendfsync = facts.appendfsync.map(|one| if is_cluster { of_many() } else { one });
-        Ok(Facts { appendfsync, ..facts })
+        let mut replies = lane.query(&self.commands(is_cluster)).await?.into_vec();
+        let end = wall_micros();
+        if let Some(rights) = replies.first_mut()
+            && let Err(refusal) = rights
+            && is_about_keys(refusal)
+        {
+            let are_forbidden = refusal.code() == Some("NOPERM");
+            *rights = self.rights_without_keys(lane, are_forbidden).await;
+        }
+        let mut facts = self.read(replies, start, end)?;
+        if is_cluster {
+            let of_many = || Err("the servers of a cluster are not asked one by one".to_owned());
+            facts.appendfsync = facts.appendfsync.map(|_| of_many());
+        } else if let [server] = &mut facts.servers[..]
+            && server.mode.as_deref() == Some("cluster")
+        {
+            let nodes = one(lane, cmd("CLUSTER").arg("NODES").take()).await;
+            server.has_all_slots =
+                nodes.and_then(read).ok().map(|nodes: String| has_all_slots(&nodes));
+        }
+        Ok(facts)
+    }
+
+    /// Keys that may not be named in a command may be in what the script is told.
+    async fn rights_without_keys(
+        &self,
+        lane: &Lane,
+        are_forbidden: bool,
+    ) -> Result<Value, Failure> {
+        match one(lane, self.rights(&[])).await {
+            // It cannot tell more, or takes no script without keys.
+            Ok(Value::Nil) | Err(_) if are_forbidden => {
+                let what = ["lock", "fence"].map(|what| Value::SimpleString(what.to_owned()));
+                Ok(Value::Array(what.into()))
+            }
+            reply => reply,
+        }
     }
 
     /// A cluster is asked only what its client can ask of all its masters, or of any.
     fn commands(&self, is_cluster: bool) -> Vec<Cmd> {
-        let mut commands = vec![self.rights(), cmd("INFO")];
+        let Key { lock, .. } = self.sample;
+        let fence = self.sample.fence_name();
+        let keys = [&**lock, fence];
+        // Named, as those of locks are: some services refuse a script without keys.
+        let keys = if fence.is_empty() { &keys[..1] } else { &keys };
+        let mut commands = vec![self.rights(keys), cmd("INFO")];
         if !is_cluster {
             commands.push(cmd("TIME"));
         }
@@ -50,11 +90,12 @@ impl Questions<'_> {
         commands
     }
 
-    fn rights(&self) -> Cmd {
+    fn rights(&self, keys: &[&str]) -> Cmd {
         let Key { lock, channel, .. } = self.sample;
         let fence = self.sample.fence_name();
         let hears = if self.hears { "subscribe" } else { "" };
-        cmd("EVAL").arg(RIGHTS).arg(0).arg(lock).arg(fence).arg(channel).arg(hears).take()
+        let mut eval = cmd("EVAL").arg(RIGHTS).arg(keys.len()).arg(keys).take();
+        eval.arg(lock).arg(fence).arg(channel).arg(hears).take()
     }
 
     fn read(
@@ -107,7 +148,7 @@ fn read_servers(info: Value, start: u64, end: u64) -> Result<Vec<ServerFacts>, F
 /// Reads what the script says of the user's rights. A node that cannot run scripts now is of no use.
 fn read_rights(reply: Result<Value, Failure>) -> Result<Rights, Failure> {
     match reply {
-        Ok(Value::Nil) => Ok(Rights::Unknown(TOO_OLD_TO_TELL.to_owned())),
+        Ok(Value::Nil) => Ok(Rights::TooOld),
         Ok(found) => Ok(Rights::Missing(Missing::read(read(found)?))),
         Err(Failure::Redis(error)) if error.code() == Some("NOPERM") => {
             Ok(Rights::Missing(Missing::read(vec!["EVAL".to_owned()])))
@@ -123,5 +164,22 @@ fn read<T: FromRedisValue>(reply: Value) -> Result<T, Failure> {
     from_redis_value(reply).map_err(|error| Failure::Redis(error.into()))
 }
 
+async fn one(lane: &Lane, command: Cmd) -> Result<Value, Failure> {
+    lane.query(&[command]).await?.pop().unwrap_or(Err(Failure::Shape))
+}
+
+/// Whether the command was refused for its keys: the user may not use them, or another server of a cluster has them.
+fn is_about_keys(refusal: &Failure) -> bool {
+    let Failure::Redis(error) = refusal else { return false };
+    match error.code() {
+        Some("NOPERM") => {
+            let words = error.detail().unwrap_or_default();
+            // A user may be called `key`.
+            words.contains("key") && !words.contains("run the")
+        }
+        code => code.is_some_and(|code| ELSEWHERE.contains(&code)),
+    }
+}
+
+const ELSEWHERE: [&str; 5] = ["MOVED", "ASK", "TRYAGAIN", "CROSSSLOT", "CLUSTERDOWN"];
 const RIGHTS: &str = include_str!("scripts/rights.lua");
-const TOO_OLD_TO_TELL: &str = "the server is older than Redis 7";

@@ -18,8 +18,14 @@ use crate::{
 
 /// Everything that is wrong, the worst first.
 pub(crate) fn judge(site: &Site) -> Vec<Finding> {
-    let mut findings: Vec<Finding> =
-        site.nodes.iter().flat_map(|node| of_node(site, node)).collect();
+    let mut of_nodes: Vec<_> = site.nodes.iter().map(|node| of_node(site, node)).collect();
+    let serves = |found: &&Vec<Finding>| found.iter().all(|one| one.severity < Severity::Critical);
+    if of_nodes.iter().filter(serves).count() >= quorum(site.nodes.len()) {
+        let critical = of_nodes.iter_mut().flatten();
+        critical.for_each(|finding| finding.severity = finding.severity.min(Severity::Warning));
+    }
+    let mut findings: Vec<Finding> = of_nodes.into_iter().flatten().collect();
+    // Critical even on a minority: what the server forgets, several votes forget.
     findings.extend(among::same_servers(site));
     findings.extend(among::clocks(site));
     findings.sort_by_key(|finding| Reverse(finding.severity));
@@ -29,14 +35,7 @@ pub(crate) fn judge(site: &Site) -> Vec<Finding> {
 fn of_node(site: &Site, node: &Surveyed) -> Vec<Finding> {
     match &node.facts {
         None => Vec::new(),
-        Some(Err(words)) => {
-            let finding = NO_ANSWER.finding(Some(&node.name), words.clone());
-            let serves = |node: &&Surveyed| !matches!(node.facts, Some(Err(_)));
-            let serving = site.nodes.iter().filter(serves).count();
-            let is_majority = serving >= quorum(site.nodes.len());
-            let severity = if is_majority { Severity::Warning } else { Severity::Critical };
-            vec![finding.of_severity(severity)]
-        }
+        Some(Err(words)) => vec![NO_ANSWER.finding(Some(&node.name), words.clone())],
         Some(Ok(facts)) => {
             let servers = facts.servers.iter();
             let mut findings: Vec<_> =
@@ -83,16 +82,27 @@ fn old_version(server: &ServerFacts) -> Option<String> {
 }
 
 fn cluster_server(node: &Surveyed, server: &ServerFacts) -> Option<String> {
-    let is_of_cluster = server.mode.as_deref() == Some("cluster");
-    (is_of_cluster && !node.fails_over).then(|| "it is one server of a cluster".to_owned())
+    if server.mode.as_deref() != Some("cluster") || node.fails_over {
+        return None;
+    }
+    let problem = match server.has_all_slots {
+        // There is nothing that the others refuse.
+        Some(true) => return None,
+        Some(false) => "it is one server of a cluster",
+        None => {
+            "it is one server of a cluster, and does not tell (CLUSTER NODES) whether it has all slots"
+        }
+    };
+    Some(problem.to_owned())
 }
 
-/// All of our keys have expiries, so that `volatile-..` drops them as `allkeys-..` does.
+/// All of our keys have expiries, so that `volatile-..` drops them as `allkeys-..` does: `..-lrm` those that were not
+/// written to for long, as a lock that is not renewed. Whatever else a server may name, `noeviction` alone drops nothing.
 fn eviction(server: &ServerFacts) -> Option<String> {
     let maxmemory = server.maxmemory.filter(|bytes| *bytes > 0)?;
     let policy = server.maxmemory_policy.as_deref()?;
-    let evicts = policy.starts_with("allkeys-") || policy.starts_with("volatile-");
-    evicts.then(|| format!("it evicts keys by {policy} when it needs more than {maxmemory} bytes"))
+    (policy != "noeviction")
+        .then(|| format!("it evicts keys by {policy} when it needs more than {maxmemory} bytes"))
 }
 
 fn persistence(site: &Site, server: &ServerFacts) -> Option<Finding> {
@@ -188,6 +198,7 @@ mod tests {
             maxmemory: Some(0),
             maxmemory_policy: Some("noeviction".to_owned()),
             aof: Some(true),
+            has_all_slots: None,
             clock: Some(OURS),
         }
     }
@@ -205,6 +216,10 @@ mod tests {
             key_prefix: String::new(),
             fencing: Fencing::default(),
         }
+    }
+
+    fn replica(run_id: &str) -> ServerFacts {
+        ServerFacts { role: Some("slave".to_owned()), ..sound(run_id) }
     }
 
     fn one(change: impl FnOnce(&mut ServerFacts)) -> Vec<Finding> {
@@ -287,6 +302,55 @@ mod tests {
     }
 
     #[test]
+    fn every_policy_but_noeviction_drops_locks() {
+        for policy in ["volatile-lrm", "allkeys-lrm", "volatile-lru", "eviction", "noeviction"] {
+            let is_found = policy != "noeviction";
+            let found = one(|server| {
+                server.maxmemory = Some(1_000_000);
+                server.maxmemory_policy = Some(policy.to_owned());
+            });
+            assert_eq!(checks(&found) == ["eviction"], is_found, "{policy}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_all_slots_of_its_cluster_is_well() {
+        for (has_all_slots, is_found) in [(Some(true), false), (Some(false), true), (None, true)] {
+            let found = one(|server| {
+                server.mode = Some("cluster".to_owned());
+                server.has_all_slots = has_all_slots;
+            });
+            assert_eq!(checks(&found) == ["cluster-server"], is_found, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_critical_is_a_warning_while_the_other_nodes_are_a_majority() {
+        let silent = || Surveyed { facts: Some(Err("silence".to_owned())), ..node("s", vec![]) };
+        let spoilt = |nodes: Vec<Surveyed>| judge(&site(nodes))[0].severity();
+        let (well, a_replica) = (|id| node(id, vec![sound(id)]), || node("r", vec![replica("0")]));
+        assert_eq!(spoilt(vec![a_replica(), well("1"), well("2")]), Severity::Warning);
+        assert_eq!(spoilt(vec![a_replica(), well("1")]), Severity::Critical);
+        assert_eq!(spoilt(vec![a_replica(), silent(), well("1")]), Severity::Critical);
+        assert_eq!(spoilt(vec![a_replica()]), Severity::Critical);
+        assert_eq!(spoilt(vec![well("1"), well("1"), well("2")]), Severity::Critical);
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_to_tell_rights_is_noted_and_no_finding() {
+        let mut old = node("a", vec![sound("1")]);
+        if let Some(Ok(facts)) = &mut old.facts {
+            facts.rights = Rights::TooOld;
+        }
+        let site = site(vec![old, node("b", vec![sound("2")])]);
+        assert!(judge(&site).is_empty());
+        assert_eq!(
+            rights::notes(&site),
+            ["a: rights are not told: the server is older than Redis 7"]
+        );
+    }
+
+    #[test]
     fn a_server_of_a_cluster_goes_by_its_address() {
         let at = |address: &str| ServerFacts {
             address: Some(address.to_owned()),
@@ -326,8 +390,10 @@ mod tests {
         let found = judge(&site(vec![
             untold,
             node("a", vec![forgetful]),
-            node("b", vec![ServerFacts { role: Some("slave".to_owned()), ..sound("1") }]),
+            node("b", vec![replica("1")]),
+            node("d", vec![replica("4")]),
         ]));
-        assert_eq!(checks(&found), ["not-master", "persistence", "rights-unchecked"]);
+        let expected = ["not-master", "not-master", "persistence", "rights-unchecked"];
+        assert_eq!(checks(&found), expected);
     }
 }

@@ -26,12 +26,12 @@ use crate::{
 /// | [`check`](Finding::check) | severity | what was found |
 /// |---|---|---|
 /// | `same-server` | critical | two nodes are one server (the same run id) |
-/// | `not-master` | critical | the node is a replica, or a Sentinel |
-/// | `old-version` | critical | the server is older than Redis 6.2 |
-/// | `rights` | critical | the user may not run a command that locks need, or not on keys of the prefix |
-/// | `no-answer` | critical; warning if the other nodes are a majority | the node does not serve, with its error |
-/// | `cluster-server` | warning | the node is one server of a cluster, not the whole |
-/// | `eviction` | warning | `maxmemory` is set, with a policy that evicts keys with expiries, as all of ours are |
+/// | `not-master` | critical* | the node is a replica, or a Sentinel |
+/// | `old-version` | critical* | the server is older than Redis 6.2 |
+/// | `rights` | critical* | the user may not run a command that locks need, or not on keys of the prefix |
+/// | `no-answer` | critical* | the node does not serve, with its error |
+/// | `cluster-server` | warning | the node is one server of a cluster, and not known to have all slots |
+/// | `eviction` | warning | `maxmemory` is set, with another policy than `noeviction`: all evict keys with expiries, as all of ours are |
 /// | `persistence` | warning; advice on a single node | no append-only file and no `restart_quarantine` |
 /// | `replicas` | warning; advice for a cluster or under Sentinel | a failover to a replica can lose locks |
 /// | `clock` | warning | a clock is more than a second apart from ours or another node's |
@@ -41,8 +41,12 @@ use crate::{
 /// | `server-unchecked` | unchecked | `INFO` is refused or lacks something |
 /// | `clock-unchecked` | unchecked | neither `TIME` nor `INFO` tells the server's clock |
 /// | `fsync-unchecked` | unchecked | the append-only file is on, but `CONFIG GET appendfsync` is refused |
-/// | `rights-unchecked` | unchecked | the server cannot tell rights: it is older than Redis 7 |
+/// | `rights-unchecked` | unchecked | the server does not tell rights |
 /// | `keys-unchecked` | unchecked | the user may use some keys or channels only, and there is no key prefix to go by |
+///
+/// \* A warning while the nodes where nothing is critical are a majority: locks work there.
+///
+/// That a server older than Redis 7 cannot tell rights is no finding, but one of the [`notes`](Self::notes).
 ///
 /// Rights to keys are judged by the key `redlatch-preflight` behind the manager's prefix. Nodes in memory have
 /// no findings. Nothing found is no proof that locks exclude: the resource must still check fencing tokens.
@@ -60,6 +64,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Preflight {
     findings: Vec<Finding>,
+    notes: Vec<String>,
 }
 
 impl Preflight {
@@ -67,6 +72,20 @@ impl Preflight {
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+
+    /// Returns what could not be checked, and that for a reason that nobody need mend: that a server older than Redis 7
+    /// cannot tell rights.
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// assert!(LockManager::in_memory().preflight().await.notes().is_empty());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Returns the highest severity, if anything was found.
@@ -86,13 +105,13 @@ impl Preflight {
 impl fmt::Display for Preflight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.findings.is_empty() {
-            return f.write_str("nothing found");
+            f.write_str("nothing found")?;
         }
         for (position, finding) in self.findings.iter().enumerate() {
             f.write_str(if position == 0 { "" } else { "\n" })?;
             finding.fmt(f)?;
         }
-        Ok(())
+        self.notes.iter().try_for_each(|note| write!(f, "\nnote: {note}"))
     }
 }
 
@@ -200,7 +219,8 @@ pub(crate) async fn run(keeper: &Keeper) -> Preflight {
     let nodes = join_all((0..quorum.len()).map(survey)).await;
     let key_prefix = settings.key_prefix.clone();
     let fencing = settings.fencing(settings.unfenced);
-    Preflight { findings: judge(&Site { nodes, has_quarantine, key_prefix, fencing }) }
+    let site = Site { nodes, has_quarantine, key_prefix, fencing };
+    Preflight { findings: judge(&site), notes: rights::notes(&site) }
 }
 
 #[expect(clippy::expect_used, reason = "only the length of the name could be wrong")]

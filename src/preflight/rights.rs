@@ -3,7 +3,7 @@
 use super::{
     Finding,
     checks::{KEYS_UNCHECKED, NOTICE_RIGHTS, PING_RIGHT, RIGHTS, RIGHTS_UNCHECKED},
-    site::Site,
+    site::{Site, Surveyed},
 };
 use crate::{
     node::{Missing, Rights},
@@ -15,6 +15,7 @@ pub(crate) fn judge(site: &Site, node: &str, rights: &Rights) -> Vec<Finding> {
     let node = Some(node);
     let missing = match rights {
         Rights::Missing(missing) => missing,
+        Rights::TooOld => return Vec::new(),
         Rights::Unknown(why) => {
             return vec![RIGHTS_UNCHECKED.finding(node, format!("rights are not told: {why}"))];
         }
@@ -44,6 +45,17 @@ pub(crate) fn judge(site: &Site, node: &str, rights: &Rights) -> Vec<Finding> {
         findings.push(KEYS_UNCHECKED.finding(node, problem.to_owned()));
     }
     findings
+}
+
+/// What could not be checked at all, for a reason that nobody need mend.
+pub(crate) fn notes(site: &Site) -> Vec<String> {
+    let told = |node: &Surveyed| {
+        let is_too_old = matches!(&node.facts, Some(Ok(facts)) if facts.is_too_old_to_tell());
+        let note =
+            || format!("{}: rights are not told: the server is older than Redis 7", node.name);
+        is_too_old.then(note)
+    };
+    site.nodes.iter().filter_map(told).collect()
 }
 
 impl Missing {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -144,6 +145,27 @@ impl Server {
         result
     }
 
+    /// The version of Redis, or that which a Valkey stands in for.
+    pub(crate) fn version(&self) -> (u32, u32) {
+        let info: String = self.query(&["INFO", "server"]);
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        let mut numbers = version.expect("it tells its version").trim().split('.');
+        let mut number = || numbers.next().and_then(|number| number.parse().ok());
+        number().zip(number()).expect("a version begins with two numbers")
+    }
+
+    /// Whether the server lacks what came with a later version: then it says that the test is skipped, and why.
+    pub(crate) fn lacks(&self, what: &str, since: (u32, u32)) -> bool {
+        let ((major, minor), name) = (self.version(), std::thread::current());
+        let is_older = (major, minor) < since;
+        if is_older {
+            let name = name.name().unwrap_or("a test");
+            let since = format!("new in {}.{}", since.0, since.1);
+            skipped(&format!("skipped: {name}: Redis {major}.{minor} lacks {what}, {since}"));
+        }
+        is_older
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Value {
         self.query(args)
     }
@@ -280,6 +302,15 @@ fn launch(port: u16, args: &[String], dir: &TempDir) -> Child {
         .stdout(log)
         .spawn()
         .expect("these tests need `redis-server` on the PATH: install Redis (see scripts/test)")
+}
+
+/// Prints the reason, and keeps it for `scripts/test`: the runner does not show what a test prints that passes.
+fn skipped(reason: &str) {
+    writeln!(std::io::stdout(), "{reason}").expect("it can be printed");
+    if let Some(path) = std::env::var_os("REDLATCH_TEST_SKIPPED") {
+        let mut file = File::options().append(true).open(path).expect("the file can be opened");
+        file.write_all(format!("{reason}\n").as_bytes()).expect("the file can be written");
+    }
 }
 
 /// Waits until the server on `port` is the process just launched; false if that has ended.

@@ -17,8 +17,12 @@ pub(crate) async fn doctor(manager: &LockManager, options: &Options) -> u8 {
     if findings.is_empty() && !options.json {
         output::answer(&"nothing found", options);
     }
+    if !options.json {
+        let notes = preflight.notes().iter();
+        notes.for_each(|note| output::answer(&format!("note: {}", printable(note)), options));
+    }
     let critical = || findings.iter().filter(|finding| finding.severity() == Severity::Critical);
-    // That a node does not answer is critical only where too few others do.
+    // That a node does not answer is critical only where too few others serve.
     match critical().any(|finding| finding.check() == "no-answer") {
         true => exit::UNAVAILABLE,
         false if critical().next().is_some() => exit::CONFIG,

@@ -1,4 +1,5 @@
 -- Whether the user has the rights that locks need. Asks the server, and does nothing of it.
+-- KEYS: what locks would name; it is not looked at, so that a user who may not name them can be told as well
 -- ARGV: lock, fence ('': locks are unfenced), channel, and '' or 'subscribe': whether the user is the one that hears notices
 -- Returns false: the server cannot tell; or what is missing: names of commands, 'lock', 'fence', 'channel'.
 if not redis.acl_check_cmd then return false end
