@@ -4,6 +4,7 @@
 //! [recipes]: recipes
 //! [operations]: operations
 //! [moving]: moving
+//! [testing]: testing
 //! [FAQ]: faq
 //! [architecture]: https://github.com/redlatch/redlatch/blob/main/docs/ARCHITECTURE.md
 //! [README]: https://github.com/redlatch/redlatch#readme
@@ -24,6 +25,7 @@ macro_rules! clients {
             "[recipes]: crate::guide::recipes\n",
             "[operations]: crate::guide::operations\n",
             "[moving]: crate::guide::moving\n",
+            "[testing]: crate::guide::testing\n",
             "[FAQ]: crate::guide::faq\n",
             "[rights]: https://github.com/redlatch/redlatch#what-redis-needs-to-allow\n",
             "[cluster]: https://github.com/redlatch/redlatch#cluster-and-sentinel\n",
@@ -52,5 +54,6 @@ chapters! {
     recipes "recipes.md"
     operations "operations.md"
     moving "moving.md"
+    testing "testing.md"
     faq "faq.md"
 }

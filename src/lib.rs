@@ -37,6 +37,7 @@
 //! | [Recipes](guide::recipes) | for cron jobs, long jobs, deployments, transfers |
 //! | [Operations](guide::operations) | before it goes live, before an upgrade, and when a node is lost |
 //! | [Moving](guide::moving) | if you come from rslock, redsync, redlock or Redisson |
+//! | [Testing](guide::testing) | to see in a unit test that your service stops when its lock is lost |
 //! | [FAQ](guide::faq) | |
 //!
 //! # The types, in the order in which you meet them
@@ -65,6 +66,7 @@
 //! | `cluster` | [nodes](Node::cluster) that are a Redis Cluster |
 //! | `sentinel` | [nodes](Node::sentinel) whose master is found through Redis Sentinel |
 //! | `cli` | the command `redlatch`, on Unix, which puts other commands under a lock; with all kinds of servers, and TLS |
+//! | `test-util` | in-memory nodes that [fail on demand](guide::testing), for your own tests |
 //! | `tls-rustls` | `rediss://` with rustls; the application chooses [its crypto provider](guide::operations#tls) |
 //! | `tls-native-tls` | `rediss://` with the system's TLS library |
 //!
@@ -114,6 +116,9 @@ pub use crate::{
         validity::ClockDrift,
     },
 };
+
+#[cfg(feature = "test-util")]
+pub use crate::node::Faults;
 
 #[cfg(feature = "metrics")]
 pub use crate::metrics::describe_metrics;

@@ -1,15 +1,13 @@
 //! A manager's way to a node, whether that is a Redis or this process' memory.
 
-use std::{convert::Infallible, fmt, future::pending, sync::Arc, time::Duration};
-
-use tokio::task::coop::consume_budget;
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use super::{
     Kind, Node,
     command::{Answer, Command},
     facts::Facts,
     lane::{Lane, Recovered},
-    memory::{self, Store},
+    memory::{self, MemoryClient},
     message::Database,
     notices::{self, OnNotice, Subscriber},
     send_log::SendLog,
@@ -25,13 +23,13 @@ pub(crate) struct NodeClient {
 
 enum Backend {
     Redis(Lane, Option<Subscriber>),
-    Memory(Arc<Store>, OnNotice),
+    Memory(MemoryClient),
 }
 
 /// Somebody listens for the releases of a key at one node.
 pub(crate) enum NodeSubscription {
     Redis(notices::Subscription),
-    Memory { _listener: memory::MemorySubscription },
+    Memory(memory::MemorySubscription),
 }
 
 impl Node {
@@ -44,7 +42,11 @@ impl Node {
         recovered: Recovered,
     ) -> NodeClient {
         let backend = match &self.kind {
-            Kind::Memory(store) => Backend::Memory(store.clone(), on_notice),
+            Kind::Memory(store) => {
+                let (store, node_timeout) = (store.clone(), settings.node_timeout);
+                let client = MemoryClient { index, store, node_timeout, on_notice, recovered };
+                Backend::Memory(client)
+            }
             Kind::Redis(source) => {
                 let (name, database) = (|| self.name.clone(), Arc::<Database>::default());
                 let (source_of, known) = (source.clone(), database.clone());
@@ -72,12 +74,7 @@ impl NodeClient {
                 Some(answer) => answer,
                 None => unreachable!("a lane gives one answer for one question"),
             },
-            Backend::Memory(store, _) => {
-                let answer = store.ask(self.index, send_log, command);
-                // It never waits, but its callers must not keep others from running.
-                consume_budget().await;
-                answer
-            }
+            Backend::Memory(client) => client.ask(send_log, command).await,
         }
     }
 
@@ -88,17 +85,14 @@ impl NodeClient {
     ) -> Few<Result<Answer, NodeError>> {
         match &self.backend {
             Backend::Redis(lane, _) => lane.ask(items).await,
-            Backend::Memory(store, _) => items
-                .iter()
-                .map(|(send_log, command)| store.ask(self.index, send_log, *command))
-                .collect(),
+            Backend::Memory(client) => client.ask_all(items).await,
         }
     }
 
     pub(crate) async fn ping(&self) -> Result<Duration, NodeError> {
         match &self.backend {
             Backend::Redis(lane, _) => lane.ping().await,
-            Backend::Memory(..) => Ok(Duration::ZERO),
+            Backend::Memory(client) => client.ping().await,
         }
     }
 
@@ -119,10 +113,7 @@ impl NodeClient {
             Backend::Redis(_, subscriber) => subscriber
                 .as_ref()
                 .map(|subscriber| NodeSubscription::Redis(subscriber.listen(key))),
-            Backend::Memory(store, on_notice) => {
-                let listener = store.listen(self.index, key, on_notice);
-                Some(NodeSubscription::Memory { _listener: listener })
-            }
+            Backend::Memory(client) => Some(NodeSubscription::Memory(client.listen(key))),
         }
     }
 
@@ -138,7 +129,7 @@ impl NodeClient {
     pub(crate) async fn mend(&self) -> Infallible {
         match &self.backend {
             Backend::Redis(lane, _) => lane.mend().await,
-            Backend::Memory(..) => pending().await,
+            Backend::Memory(client) => client.mend().await,
         }
     }
 
@@ -146,7 +137,7 @@ impl NodeClient {
     pub(crate) fn is_up(&self) -> bool {
         match &self.backend {
             Backend::Redis(lane, _) => lane.is_up(),
-            Backend::Memory(..) => true,
+            Backend::Memory(client) => client.store.switch.is_up(),
         }
     }
 }
@@ -156,7 +147,7 @@ impl NodeSubscription {
     pub(crate) fn is_heard(&self) -> bool {
         match self {
             Self::Redis(listening) => listening.is_heard(),
-            Self::Memory { .. } => true,
+            Self::Memory(listening) => listening.is_heard(),
         }
     }
 }

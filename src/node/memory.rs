@@ -25,9 +25,18 @@ use crate::{
     },
 };
 
+mod client;
+mod switch;
+
+pub(super) use self::client::MemoryClient;
+#[cfg(feature = "test-util")]
+pub(super) use self::switch::Fault;
+use self::switch::Switch;
+
 /// What an in-memory node keeps. Expiry follows tokio's clock, so that a test can pause it.
 pub(super) struct Store {
     pub(super) name: Arc<str>,
+    pub(super) switch: Switch,
     kept: Mutex<Kept>,
     /// By channel, and by a number of their own.
     listeners: Mutex<BTreeMap<(String, u64), Listens>>,
@@ -94,6 +103,7 @@ impl Store {
         let name = format!("memory:{}", COUNT.fetch_add(1, Ordering::Relaxed));
         Self {
             name: name.into(),
+            switch: Switch::new(),
             kept: Mutex::default(),
             listeners: Mutex::default(),
             next_listener: AtomicU64::new(0),
@@ -150,6 +160,27 @@ impl Store {
     }
 }
 
+#[cfg(feature = "test-util")]
+impl Store {
+    /// Forgets a key of this name.
+    pub(super) fn lose(&self, name: &str) {
+        let mut kept = lock(&self.kept);
+        kept.locks.remove(name);
+        kept.fences.remove(name);
+    }
+
+    /// Tells all who wait for releases that they may have missed some.
+    pub(super) fn doubt(&self) {
+        let listeners = lock(&self.listeners);
+        let told = listeners.values();
+        let told: Vec<_> = told
+            .map(|listens| (listens.on_notice.clone(), listens.node, listens.key.clone()))
+            .collect();
+        drop(listeners);
+        told.iter().for_each(|(on_notice, node, key)| on_notice(*node, key, Notice::Missed));
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Store").field(&self.name).finish()
@@ -160,6 +191,13 @@ impl fmt::Debug for Store {
 pub(crate) struct MemorySubscription {
     store: Arc<Store>,
     id: (String, u64),
+}
+
+impl MemorySubscription {
+    /// Whether a release is sure to be heard.
+    pub(super) fn is_heard(&self) -> bool {
+        self.store.switch.is_heard()
+    }
 }
 
 impl Drop for MemorySubscription {

@@ -3,6 +3,8 @@
 mod command;
 mod facts;
 mod failure;
+#[cfg(feature = "test-util")]
+mod faults;
 mod into_node;
 mod lane;
 mod link;
@@ -24,6 +26,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use deadpool_redis::redis::RedisConnectionInfo;
 
+#[cfg(feature = "test-util")]
+pub use self::faults::Faults;
 pub use self::into_node::IntoNode;
 pub(crate) use self::{
     command::{Answer, Command, KeyState, Released, Touch},

@@ -34,7 +34,7 @@ async fn without_a_user_the_password_is_the_default_users() {
     let server = Server::start();
     server.command(&["CONFIG", "SET", "requirepass", "right"]);
     let node = Node::open(server.url()).unwrap().with_password("", "right");
-    within(LockManager::single(node).build().unwrap().lock("k").acquire()).await.unwrap();
+    drop(within(LockManager::single(node).build().unwrap().lock("k").acquire()).await.unwrap());
 }
 
 #[test]

@@ -66,6 +66,8 @@ mod shared_owner;
 mod short_of_memory;
 mod silent_lines;
 mod status;
+#[cfg(feature = "test-util")]
+mod switched;
 mod tickets;
 mod tracing;
 mod unfenced;
