@@ -136,7 +136,7 @@ impl Acquire<'_> {
             match self.attempt(Some(&place)).await? {
                 Ok(armed) => {
                     // Others of several keys may be free.
-                    if self.any.is_none() {
+                    if self.keys().len() == 1 {
                         place.leave_to(LocalHolder { until: armed.claim().ends(), seen });
                     }
                     return Ok(armed);

@@ -128,3 +128,41 @@ async fn the_patience_with_an_outage_can_be_set() {
     command.env("REDLATCH_OUTAGE_PATIENCE", "10ms");
     assert_eq!(within(run(command)).await.is(69).out, "");
 }
+
+#[tokio::test]
+async fn as_many_run_at_a_time_as_there_are_permits() {
+    let servers = Server::group(3);
+    let scenes = [Scene::new(), Scene::new()];
+    let script = "echo $REDLATCH_KEY > up; while ! test -e stop; do sleep 0.02; done";
+    let args = ["run", "k", "--permits", "2", "--", "sh", "-c", script];
+    let mut holders = Vec::new();
+    for scene in &scenes {
+        holders.push(Running::start(scene.of(&mut redlatch(&servers, &args))));
+    }
+    for scene in &scenes {
+        scene.comes_to_have("up").await;
+    }
+    let mut slots = scenes.each_ref().map(|scene| scene.read("up").trim().to_owned());
+    slots.sort();
+    assert_eq!(slots, ["k#0", "k#1"]);
+    let third = ["run", "--no-wait", "--permits", "2", "k", "--", "true"];
+    on(&servers, &third).await.is(75).says("did not acquire k#");
+
+    let third = ["run", "--permits", "2", "k", "--", "echo", "ran"];
+    let mut waiter = Running::start(&mut redlatch(&servers, &third));
+    assert!(waiter.says("waiting for k#").await.contains(", held by "));
+    std::fs::write(scenes[1].path("stop"), "").unwrap();
+    waiter.end().await.is(0).prints("ran\n");
+    std::fs::write(scenes[0].path("stop"), "").unwrap();
+    for holder in holders {
+        holder.end().await.is(0);
+    }
+}
+
+#[tokio::test]
+async fn a_semaphore_without_permits_is_refused() {
+    let servers = [Server::start()];
+    let ended = on(&servers, &["run", "--permits", "0", "k", "--", "echo", "ran"]).await;
+    ended.is(64).says("a semaphore has 1 to 1024 permits, not 0");
+    assert_eq!(ended.out, "");
+}

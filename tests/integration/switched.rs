@@ -214,3 +214,17 @@ async fn a_service_stops_when_its_lock_is_lost() {
     assert_eq!(service.await.unwrap(), LossReason::Expired);
     assert!(!guard.is_valid());
 }
+
+/// Once the counter is gone, nothing but the age of the attempt tells that its token may be below a later one.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_older_than_a_tenth_of_the_retention_is_too_late() {
+    let (node, faults) = Node::in_memory_with_faults();
+    let builder = LockManager::single(node).fencing_retention(secs(60)).node_timeout(secs(30));
+    let manager = builder.build().unwrap();
+    let request = || manager.lock("k").ttl(secs(600));
+    faults.delay(secs(7));
+    let error = request().try_acquire().await.unwrap_err();
+    assert!(matches!(error, Error::ValidityExpired { .. }), "{error:?}");
+    faults.delay(secs(5));
+    request().try_acquire().await.unwrap().forget();
+}

@@ -143,6 +143,12 @@ pub(crate) struct Run {
     /// The lock's name
     pub(crate) key: String,
 
+    /// Let so many hold the lock at a time, not one: all who use it must name the same number, 1 to 1024
+    ///
+    /// Each of them holds one of the locks KEY#0, KEY#1 and so on, whichever is free. REDLATCH_KEY says which.
+    #[arg(long, value_name = "N")]
+    pub(crate) permits: Option<usize>,
+
     /// How long servers keep the lock without a renewal (500ms, 30s, 5m): the longest that a crash is in the way
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) ttl: Duration,
@@ -180,8 +186,18 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// The locks of which one is wanted, as far as it is told who holds them.
+    pub(crate) fn locks(&self) -> Vec<String> {
+        let slots = |permits: usize| 0..permits.min(MOST_SHOWN);
+        let slots = self.permits.map(|permits| slots(permits).map(|n| format!("{}#{n}", self.key)));
+        slots.map_or_else(|| vec![self.key.clone()], Iterator::collect)
+    }
+
     /// How long before the lock's end the command is told to end.
     pub(crate) fn grace(&self) -> Duration {
         self.grace.unwrap_or(self.ttl / 3)
     }
 }
+
+/// Of a semaphore no more slots than these are looked at to tell who is in the way.
+const MOST_SHOWN: usize = 8;

@@ -27,6 +27,16 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The lock that it is about, if it is about one.
+    pub(crate) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Usage(_) => None,
+            Self::Lock(error) => error.key(),
+        }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Lock(error)

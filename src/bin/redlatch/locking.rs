@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redlatch::{LockGuard, LockManager, LockRequest, RenewalEvent};
+use redlatch::{LockAnyRequest, LockGuard, LockManager, RenewalEvent};
 use rustix::process::Signal;
 use tokio::select;
 
@@ -18,7 +18,7 @@ pub(crate) async fn acquire(
     signals: &mut Signals,
     reporter: &Reporter,
 ) -> Result<LockGuard, Stop> {
-    let progress = Progress::new(manager, &run.key, reporter);
+    let progress = Progress::new(manager, run.locks(), reporter);
     let guard = select! {
         biased;
         signal = signals.next() => return Err(Stop::Signal(signal)),
@@ -26,7 +26,7 @@ pub(crate) async fn acquire(
         never = progress.tell() => match never {},
     };
     let owner = owner::name();
-    let (key, fencing_token) = (run.key.clone(), guard.fencing_token().get());
+    let (key, fencing_token) = (guard.key().to_owned(), guard.fencing_token().get());
     reporter.say(&Event::Acquired { key, owner, fencing_token, waited: progress.has_told() });
     Ok(guard)
 }
@@ -45,7 +45,11 @@ impl<T: Into<Failure>> From<T> for Stop {
 }
 
 /// A lock that is renewed at least twice before its grace time.
-fn request(run: &Run, manager: &LockManager, reporter: &Reporter) -> Result<LockRequest, Failure> {
+fn request(
+    run: &Run,
+    manager: &LockManager,
+    reporter: &Reporter,
+) -> Result<LockAnyRequest, Failure> {
     let (grace, most) = (run.grace(), run.ttl / 10 * 9);
     if grace.is_zero() || grace > most {
         let message = format!(
@@ -54,7 +58,11 @@ fn request(run: &Run, manager: &LockManager, reporter: &Reporter) -> Result<Lock
         return Err(Failure::Usage(message));
     }
     let interval = (run.ttl / 3).min(run.ttl.saturating_sub(grace) / 2);
-    let request = manager.lock(&run.key).ttl(run.ttl).holder(owner::name());
+    let request = match run.permits {
+        None => manager.lock_any([&run.key]),
+        Some(permits) => manager.semaphore(&run.key, permits),
+    };
+    let request = request.ttl(run.ttl).holder(owner::name());
     let request = request.min_hold(run.min_hold.unwrap_or_default());
     let (reporter, failing) = (reporter.clone(), AtomicBool::new(false));
     Ok(request.auto_renew_every(interval).on_renewal(move |event| {
@@ -64,7 +72,7 @@ fn request(run: &Run, manager: &LockManager, reporter: &Reporter) -> Result<Lock
     }))
 }
 
-async fn wait(run: &Run, request: LockRequest) -> redlatch::Result<LockGuard> {
+async fn wait(run: &Run, request: LockAnyRequest) -> redlatch::Result<LockGuard> {
     match run.wait {
         _ if run.no_wait => request.try_acquire().await,
         Some(longest) => request.wait_timeout(longest).acquire().await,

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use redlatch::{LockManager, LockStatus};
 use tokio::time::{Instant, sleep};
 
@@ -15,7 +16,7 @@ use crate::{event::Event, owner, reporter::Reporter, text};
 #[derive(Debug)]
 pub(crate) struct Progress<'a> {
     manager: &'a LockManager,
-    key: &'a str,
+    keys: Vec<String>,
     reporter: &'a Reporter,
     has_told: AtomicBool,
 }
@@ -23,10 +24,10 @@ pub(crate) struct Progress<'a> {
 impl<'a> Progress<'a> {
     pub(crate) const fn new(
         manager: &'a LockManager,
-        key: &'a str,
+        keys: Vec<String>,
         reporter: &'a Reporter,
     ) -> Self {
-        Self { manager, key, reporter, has_told: AtomicBool::new(false) }
+        Self { manager, keys, reporter, has_told: AtomicBool::new(false) }
     }
 
     pub(crate) fn has_told(&self) -> bool {
@@ -38,22 +39,28 @@ impl<'a> Progress<'a> {
         let mut last: Option<(String, Instant)> = None;
         sleep(PATIENCE).await;
         loop {
-            // Of servers that do not answer the acquire tells.
-            if let Ok(status) = self.manager.inspect(self.key).await
-                && let Some((held_by, expires_in_ms)) = holder(&status)
-            {
+            if let Some((key, (held_by, expires_in_ms))) = self.first_to_end().await {
                 let is_known = last
                     .as_ref()
                     .is_some_and(|(known, told)| *known == held_by && told.elapsed() < REMINDER);
                 if !is_known {
                     last = Some((held_by.clone(), Instant::now()));
                     self.has_told.store(true, Ordering::Relaxed);
-                    let key = self.key.to_owned();
                     self.reporter.say(&Event::Waiting { key, held_by, expires_in_ms });
                 }
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// The lock that ends first, and its holder. Of servers that do not answer the acquire tells.
+    async fn first_to_end(&self) -> Option<(String, (String, Option<u64>))> {
+        let look = async |key: &String| {
+            let status = self.manager.inspect(key).await.ok()?;
+            Some((key.clone(), holder(&status)?))
+        };
+        let held = join_all(self.keys.iter().map(look)).await.into_iter().flatten();
+        held.min_by_key(|(_, (_, expires_in_ms))| expires_in_ms.unwrap_or(u64::MAX))
     }
 }
 

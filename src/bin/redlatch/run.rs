@@ -119,9 +119,11 @@ async fn not_acquired(
         reporter.say(&Event::failed(message, code));
         return code;
     }
-    let status = manager.inspect(&run.key).await.ok();
+    // Of several, that which ends first.
+    let key = failure.key().unwrap_or(&run.key).to_owned();
+    let status = manager.inspect(&key).await.ok();
     let (held_by, expires_in_ms) = status.as_ref().and_then(holder).unzip();
-    let (key, expires_in_ms) = (run.key.clone(), expires_in_ms.flatten());
+    let expires_in_ms = expires_in_ms.flatten();
     reporter.say(&Event::NotAcquired { key, held_by, expires_in_ms, message });
     code
 }
