@@ -5,6 +5,7 @@
 //! [operations]: operations
 //! [moving]: moving
 //! [testing]: testing
+//! [compatibility]: compatibility
 //! [FAQ]: faq
 //! [architecture]: https://github.com/redlatch/redlatch/blob/main/docs/ARCHITECTURE.md
 //! [README]: https://github.com/redlatch/redlatch#readme
@@ -26,6 +27,7 @@ macro_rules! clients {
             "[operations]: crate::guide::operations\n",
             "[moving]: crate::guide::moving\n",
             "[testing]: crate::guide::testing\n",
+            "[compatibility]: crate::guide::compatibility\n",
             "[FAQ]: crate::guide::faq\n",
             "[rights]: https://github.com/redlatch/redlatch#what-redis-needs-to-allow\n",
             "[cluster]: https://github.com/redlatch/redlatch#cluster-and-sentinel\n",
@@ -55,5 +57,6 @@ chapters! {
     operations "operations.md"
     moving "moving.md"
     testing "testing.md"
+    compatibility "compatibility.md"
     faq "faq.md"
 }
