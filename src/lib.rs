@@ -105,7 +105,7 @@ pub use crate::{
         watch::{Lost, WarnBefore, WhileHeld},
     },
     manager::{LockManager, LockManagerBuilder},
-    node::{IntoNode, Node},
+    node::{Credentials, IntoNode, Node},
     preflight::{Finding, Preflight, Severity},
     types::{
         error::{Error, LossReason, NodeError, Result},

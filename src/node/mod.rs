@@ -8,6 +8,7 @@ mod faults;
 mod into_node;
 mod lane;
 mod link;
+mod login;
 mod memory;
 mod message;
 mod notices;
@@ -28,7 +29,6 @@ use deadpool_redis::redis::RedisConnectionInfo;
 
 #[cfg(feature = "test-util")]
 pub use self::faults::Faults;
-pub use self::into_node::IntoNode;
 pub(crate) use self::{
     command::{Answer, Command, KeyState, Released, Touch},
     facts::{Clock, Facts, Missing, Rights, ServerFacts},
@@ -39,6 +39,7 @@ pub(crate) use self::{
     survey::Questions,
 };
 use self::{failure::Failure, memory::Store, source::Source};
+pub use self::{into_node::IntoNode, source::Credentials};
 #[cfg(test)]
 pub(crate) use self::{
     memory::{Kept, Names},
@@ -160,48 +161,6 @@ impl Node {
         url::check_master_name(name)?;
         let settings = RedisConnectionInfo::default();
         Ok(Self::from_source(Source::sentinel(sentinels, name.to_owned(), settings)?))
-    }
-
-    /// Logs in with this user and password, that of the master where there are Sentinels, whatever a URL said. An empty
-    /// user is the default one.
-    ///
-    /// A pool and a node in memory log nobody in: building a manager on them is then refused with
-    /// [`Error::Config`](crate::Error::Config).
-    ///
-    /// ```
-    /// use redlatch::{LockManager, Node};
-    ///
-    /// let node = Node::open("redis://127.0.0.1:6379")?.with_password("locks", "p@ss/word");
-    /// let manager = LockManager::single(node).build()?;
-    /// # Ok::<(), redlatch::Error>(())
-    /// ```
-    #[must_use]
-    pub fn with_password(self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        let (user, password) = (user.into(), password.into());
-        self.logging_in("a password", |settings| {
-            let user = if user.is_empty() { "default" } else { &user };
-            settings.set_username(user).set_password(&password)
-        })
-    }
-
-    /// Changes what connections begin with.
-    fn logging_in(
-        mut self,
-        what: &str,
-        change: impl Fn(RedisConnectionInfo) -> RedisConnectionInfo,
-    ) -> Self {
-        let changed = match &self.kind {
-            Kind::Redis(source) => source.clone().with_settings(change),
-            Kind::Memory(_) => None,
-        };
-        match changed {
-            Some(source) => self.kind = Kind::Redis(source),
-            None => {
-                let fault = "does not log in by itself, and takes no";
-                self.fault = Some(format!("node {} {fault} {what}", self.name).into());
-            }
-        }
-        self
     }
 
     /// Creates a node in this process' memory: the same semantics without a server.

@@ -153,6 +153,27 @@ async fn servers_are_read_from_a_file() {
 }
 
 #[tokio::test]
+async fn the_password_is_what_a_command_prints() {
+    let server = Server::start();
+    server.user("tool", "right", &["~*", "&*", "+@all"]);
+    let scene = Scene::new();
+    std::fs::write(scene.path("password"), "right\n").unwrap();
+    let url = format!("redis://tool:@{}", server.name());
+    let with = async |how: &str, code: i32| {
+        let args = ["--node-timeout", "10s", "--nodes", &url, "run", "k", "--", "echo", "ran"];
+        let mut command = bare(&args);
+        command.env("REDLATCH_PASSWORD_COMMAND", how).env("REDLATCH_OUTAGE_PATIENCE", "0s");
+        scene.of(&mut command);
+        let ended = run(command).await;
+        ended.is(code);
+        ended
+    };
+    with("cat password", 0).await.prints("ran\n");
+    with("echo left", 69).await.says("Password authentication failed");
+    with("echo oh >&2; exit 3", 69).await.says("exit status: 3").says("oh");
+}
+
+#[tokio::test]
 async fn a_prefix_goes_before_every_key() {
     let servers = [Server::start()];
     let script = "redis-cli -u $URL keys '*'; echo $REDLATCH_KEY";

@@ -24,6 +24,7 @@ mod cluster;
 mod cluster_of;
 mod crowd;
 mod failover;
+mod logins;
 mod notices;
 mod plain;
 mod pools;

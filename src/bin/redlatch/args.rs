@@ -40,6 +40,9 @@ pub(crate) struct Options {
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) nodes_file: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) access: Access,
+
     /// What is put before every key in Redis, for all processes that share locks
     #[arg(long, global = true, value_name = "PREFIX", default_value = "")]
     #[arg(env = "REDLATCH_KEY_PREFIX", hide_default_value = true, hide_env_values = true)]
@@ -76,6 +79,43 @@ pub(crate) struct Options {
     /// Say nothing of waiting and of a lock that was not acquired; the exit code does
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+}
+
+/// How the servers let us in, where a URL cannot say it.
+#[derive(Args, Debug)]
+pub(crate) struct Access {
+    /// Run this shell command for each connection to a server: what it prints is the password
+    ///
+    /// For tokens that last minutes, and passwords that change. The user is the URL's, as in redis://USER:@host, or the
+    /// default one; behind Sentinels it is the master's. It may take 5 seconds, and gets no input. What goes wrong is an
+    /// outage, which --wait and --outage-patience bound.
+    #[arg(long, global = true, value_name = "COMMAND")]
+    #[arg(env = "REDLATCH_PASSWORD_COMMAND", hide_env_values = true)]
+    pub(crate) password_command: Option<String>,
+
+    /// Trust the certificates in this PEM file, and none of the system's, where servers have TLS
+    #[arg(long, global = true, value_name = "FILE", env = "REDLATCH_TLS_CA")]
+    pub(crate) tls_ca: Option<PathBuf>,
+
+    /// Show the certificate in this PEM file to TLS servers
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "REDLATCH_TLS_CERT",
+        requires = "tls_key"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate, in a PEM file
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "REDLATCH_TLS_KEY",
+        requires = "tls_cert"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 impl Options {

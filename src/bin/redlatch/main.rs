@@ -5,6 +5,7 @@ compile_error!(
     "the command needs Unix: it works with process groups and signals; the library does not"
 );
 
+mod access;
 mod args;
 mod ask;
 mod breaking;

@@ -1,16 +1,17 @@
 //! The servers to lock on.
 
-use redlatch::LockManager;
+use redlatch::{LockManager, Node};
 
 use crate::{args::Options, failure::Failure};
 
 /// A manager over one node, or over a quorum of several. It connects to nothing yet. The options have one URL a node then.
 pub(crate) fn manager(options: &mut Options) -> Result<LockManager, Failure> {
     options.nodes = urls(options)?;
-    let builder = match options.nodes.as_slice() {
-        [] => return Err(Failure::Usage(nowhere())),
-        [url] => LockManager::single(url),
-        urls => LockManager::quorum(urls),
+    let mut nodes = nodes(options)?;
+    let builder = match nodes.len() {
+        0 => return Err(Failure::Usage(nowhere())),
+        1 => LockManager::single(nodes.remove(0)),
+        _ => LockManager::quorum(nodes),
     };
     let builder = builder.key_prefix(&options.key_prefix).node_timeout(options.node_timeout());
     let builder = match options.outage_patience {
@@ -22,6 +23,17 @@ pub(crate) fn manager(options: &mut Options) -> Result<LockManager, Failure> {
         Some(longest) => builder.restart_quarantine(longest).ttl(longest).build()?,
         None => builder.build()?,
     })
+}
+
+/// The nodes, each let in as the options say. Of several, an error says which it is about.
+fn nodes(options: &Options) -> Result<Vec<Node>, Failure> {
+    let of = options.nodes.len();
+    let node = |(at, url): (usize, &String)| match Node::open(url) {
+        Ok(node) => options.access.of(node),
+        Err(error) if of == 1 => Err(error.into()),
+        Err(error) => Err(Failure::Usage(format!("node {} of {of}: {error}", at + 1))),
+    };
+    options.nodes.iter().enumerate().map(node).collect()
 }
 
 /// The URLs of the nodes, from the file if one is named.

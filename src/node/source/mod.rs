@@ -1,7 +1,9 @@
 //! Where the connections to a Redis node come from: addresses or a caller's pool.
 
+mod access;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod credentials;
 mod pool;
 #[cfg(feature = "sentinel")]
 mod sentinel;
@@ -23,8 +25,10 @@ use tokio::sync::Semaphore;
 
 #[cfg(feature = "cluster")]
 use self::cluster::Cluster;
+pub use self::credentials::Credentials;
 #[cfg(feature = "sentinel")]
 use self::sentinel::Sentinel;
+pub(super) use self::{access::Access, credentials::Provider};
 use super::{
     failure::Failure,
     lane::transport::Transport,
@@ -38,7 +42,7 @@ use crate::types::error::{Error, Result};
 /// A Redis deployment, and how to connect to it.
 #[derive(Clone)]
 pub(super) enum Source {
-    Server(Box<Client>),
+    Server(Box<Client>, Access),
     #[cfg(feature = "cluster")]
     Cluster(Box<Cluster>),
     #[cfg(feature = "sentinel")]
@@ -67,19 +71,19 @@ impl Source {
     /// A client that the caller has set up.
     pub(super) fn client(client: Client) -> Self {
         let info = tcp::completed(client.get_connection_info().clone());
-        Self::Server(Box::new(Client::open(info).unwrap_or(client)))
+        Self::Server(Box::new(Client::open(info).unwrap_or(client)), Access::default())
     }
 
     fn server(info: ConnectionInfo) -> Result<Self> {
         let client = Client::open(info).map_err(|error| unusable("a node's URL", &error))?;
-        Ok(Self::Server(Box::new(client)))
+        Ok(Self::Server(Box::new(client), Access::default()))
     }
 
     /// A cluster, known by some of its servers.
     #[cfg(feature = "cluster")]
     pub(super) fn cluster(servers: Vec<ConnectionInfo>) -> Result<Self> {
         let name = url::names(&servers);
-        let cluster = Cluster::new(servers);
+        let cluster = Cluster::new(servers, Access::default());
         let cluster = cluster.map_err(|error| unusable(&format!("the cluster {name}"), &error))?;
         Ok(Self::Cluster(Box::new(cluster)))
     }
@@ -120,9 +124,9 @@ impl Source {
         change: impl Fn(RedisConnectionInfo) -> RedisConnectionInfo,
     ) -> Option<Self> {
         match self {
-            Self::Server(client) => {
+            Self::Server(client, access) => {
                 let info = server::with_settings(client.get_connection_info().clone(), change);
-                Client::open(info).ok().map(|client| Self::Server(Box::new(client)))
+                Client::open(info).ok().map(|client| Self::Server(Box::new(client), access))
             }
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => {
@@ -131,6 +135,33 @@ impl Source {
             #[cfg(feature = "sentinel")]
             Self::Sentinel(sentinel) => {
                 Some(Self::Sentinel(Box::new(sentinel.with_settings(change))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Has connections let in in another way. `None`: a pool's are in its own.
+    pub(super) fn with_access(
+        self,
+        change: impl FnOnce(&mut Access),
+    ) -> Option<Result<Self, RedisError>> {
+        match self {
+            Self::Server(client, access) => {
+                let settings = client.get_connection_info().redis_settings();
+                let access = access.changed(change, settings);
+                let info = access.certified(client.get_connection_info().clone());
+                let client = info.and_then(Client::open);
+                Some(client.map(|client| Self::Server(Box::new(client), access)))
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => {
+                let cluster = cluster.with_access(change);
+                Some(cluster.map(|cluster| Self::Cluster(Box::new(cluster))))
+            }
+            #[cfg(feature = "sentinel")]
+            Self::Sentinel(sentinel) => {
+                let sentinel = sentinel.with_access(change);
+                Some(sentinel.map(|sentinel| Self::Sentinel(Box::new(sentinel))))
             }
             _ => None,
         }
@@ -145,7 +176,7 @@ impl Source {
     /// Whether connections beside the lane's can be opened.
     pub(super) const fn can_hear(&self) -> bool {
         match self {
-            Self::Server(_) => true,
+            Self::Server(..) => true,
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => true,
             #[cfg(feature = "sentinel")]
@@ -159,7 +190,7 @@ impl Source {
     /// Whether it connects with TLS, as far as it tells.
     pub(super) fn is_tls(&self) -> bool {
         match self {
-            Self::Server(client) => is_tls(client.get_connection_info()),
+            Self::Server(client, _) => is_tls(client.get_connection_info()),
             Self::Pool(pool) => pool::is_tls(pool),
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => cluster.servers().iter().any(is_tls),
@@ -178,7 +209,7 @@ impl Source {
     /// for 50, and whoever finds one full loses its place in the order.
     pub(super) const fn room(&self) -> usize {
         match self {
-            Self::Server(_) => Semaphore::MAX_PERMITS,
+            Self::Server(..) => Semaphore::MAX_PERMITS,
             #[cfg(feature = "sentinel")]
             Self::Sentinel(_) => Semaphore::MAX_PERMITS,
             #[cfg(test)]
@@ -232,15 +263,20 @@ impl Source {
     }
 
     /// How long connecting may go on, though each caller waits for no longer than the node timeout: where many
-    /// servers are asked the way, a silent one among them takes its second before the next is tried.
+    /// servers are asked the way, a silent one among them takes its second before the next is tried, and who is asked for
+    /// credentials may have to ask far away.
     pub(super) fn patience(&self, node_timeout: Duration) -> Duration {
-        if self.fails_over() { node_timeout.max(ASKING_THE_WAY) } else { node_timeout }
+        let asks = match self {
+            Self::Server(_, access) => access.provider.is_some(),
+            _ => self.fails_over(),
+        };
+        if asks { node_timeout.max(ASKING) } else { node_timeout }
     }
 
     /// The name of the node: `host:port`, a list of them, or the path of its socket.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Server(client) => url::name(client.get_connection_info().addr()),
+            Self::Server(client, _) => url::name(client.get_connection_info().addr()),
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => url::names(cluster.servers()),
             #[cfg(feature = "sentinel")]
@@ -267,15 +303,16 @@ impl Source {
         #[cfg(not(feature = "cluster"))]
         let _ = node_timeout;
         match self {
-            Self::Server(client) => {
-                server::connect_for_pushes(client.get_connection_info(), hear).await
+            Self::Server(client, access) => {
+                let (_, credentials) = access.ask().await?;
+                server::connect_for_pushes(client.get_connection_info(), credentials, hear).await
             }
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => cluster.connect_for_pushes(hear, node_timeout).await,
             #[cfg(feature = "sentinel")]
             Self::Sentinel(sentinel) => {
-                let master = sentinel.master().await?;
-                server::connect_for_pushes(master.get_connection_info(), hear).await
+                let (master, credentials) = Box::pin(sentinel.master()).await?;
+                server::connect_for_pushes(master.get_connection_info(), credentials, hear).await
             }
             #[cfg(test)]
             Self::Simulated(server) => Ok(server.connect_for_pushes(hear).await?),
@@ -293,13 +330,16 @@ impl Source {
     ) -> Result<Transport, Failure> {
         match self {
             // Boxed, since it is rare and large.
-            Self::Server(client) => Box::pin(server::connect(client, stranger, node_timeout)).await,
+            Self::Server(client, access) => {
+                let (_, credentials) = access.ask().await?;
+                Box::pin(server::connect(client, credentials, stranger, node_timeout)).await
+            }
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => Box::pin(cluster.connect(node_timeout)).await,
             #[cfg(feature = "sentinel")]
             Self::Sentinel(sentinel) => {
-                let master = Box::pin(sentinel.master()).await?;
-                Box::pin(server::connect(&master, stranger, node_timeout)).await
+                let (master, credentials) = Box::pin(sentinel.master()).await?;
+                Box::pin(server::connect(&master, credentials, stranger, node_timeout)).await
             }
             Self::Pool(pool) => pool::connect(pool.manager()).await,
             #[cfg(feature = "sentinel")]
@@ -326,7 +366,7 @@ fn unusable(what: &str, error: &RedisError) -> Error {
     Error::config(format!("{what} is not usable: {error}"))
 }
 
-const ASKING_THE_WAY: Duration = Duration::from_secs(5);
+const ASKING: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,15 @@
 //! A master that Sentinels know, and its replicas.
 
 use deadpool_redis::redis::{
-    Client, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, TlsMode,
+    Client, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, RedisError, RedisResult, TlsMode,
     sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
 };
+#[cfg(feature = "tls-rustls")]
+use deadpool_redis::redis::{TlsCertificates, sentinel::SentinelClientBuilder};
 
-use super::{super::failure::Failure, tcp::tcp_settings};
+use super::{
+    super::failure::Failure, access::Access, credentials::Subscriptions, server, tcp::tcp_settings,
+};
 
 /// A deployment under Sentinel.
 #[derive(Clone)]
@@ -14,6 +18,7 @@ pub(in crate::node) struct Sentinel {
     master_name: String,
     /// What is said to the master at first.
     settings: RedisConnectionInfo,
+    access: Access,
 }
 
 impl Sentinel {
@@ -22,7 +27,18 @@ impl Sentinel {
         master_name: String,
         settings: RedisConnectionInfo,
     ) -> Self {
-        Self { sentinels, master_name, settings }
+        Self { sentinels, master_name, settings, access: Access::default() }
+    }
+
+    /// The same deployment, whose master lets in in another way. Certificates are for the Sentinels too.
+    pub(super) fn with_access(
+        mut self,
+        change: impl FnOnce(&mut Access),
+    ) -> Result<Self, RedisError> {
+        self.access = self.access.changed(change, &self.settings);
+        let sentinels = self.sentinels.into_iter().map(|info| self.access.certified(info));
+        self.sentinels = sentinels.collect::<Result<_, _>>()?;
+        Ok(self)
     }
 
     pub(super) fn sentinels(&self) -> &[ConnectionInfo] {
@@ -49,19 +65,76 @@ impl Sentinel {
 
     /// Finds the present master, by asking up to three Sentinels at a time, and the server whether it agrees. Nothing of
     /// it is kept: it is asked for with every connection, which is rare.
-    pub(super) async fn master(&self) -> Result<Client, Failure> {
+    pub(super) async fn master(&self) -> Result<(Client, Option<Subscriptions>), Failure> {
+        let (first, later) = self.access.ask().await?;
+        let settings = self.settings.clone();
+        let settings = match first {
+            Some(credentials) => credentials.apply(settings),
+            None => settings,
+        };
+        let client = self.client(settings.clone())?.async_get_client().await?;
+        // Sentinels know none of the settings that the library leaves out.
+        let info = server::with_settings(client.get_connection_info().clone(), |_| settings);
+        Ok((Client::open(info)?, later))
+    }
+
+    #[cfg(feature = "tls-rustls")]
+    fn client(&self, settings: RedisConnectionInfo) -> RedisResult<SentinelClient> {
+        match &self.access.certificates {
+            Some(certificates) => self.certified_client(&settings, certificates),
+            None => self.plain_client(settings),
+        }
+    }
+
+    #[cfg(not(feature = "tls-rustls"))]
+    fn client(&self, settings: RedisConnectionInfo) -> RedisResult<SentinelClient> {
+        self.plain_client(settings)
+    }
+
+    fn plain_client(&self, settings: RedisConnectionInfo) -> RedisResult<SentinelClient> {
         let mut master = SentinelNodeConnectionInfo::default()
-            .set_redis_connection_info(self.settings.clone())
+            .set_redis_connection_info(settings)
             .set_tcp_settings(tcp_settings());
         if self.is_tls() {
             master = master.set_tls_mode(TlsMode::Secure);
         }
-        let mut client = SentinelClient::build(
+        SentinelClient::build(
             self.sentinels.clone(),
             self.master_name.clone(),
             Some(master),
             SentinelServerType::Master,
-        )?;
-        Ok(client.async_get_client().await?)
+        )
+    }
+
+    /// The library takes certificates for the master only where all Sentinels have one user.
+    #[cfg(feature = "tls-rustls")]
+    fn certified_client(
+        &self,
+        settings: &RedisConnectionInfo,
+        certificates: &TlsCertificates,
+    ) -> RedisResult<SentinelClient> {
+        let addresses = self.sentinels.iter().map(|info| info.addr().clone());
+        let mut builder =
+            SentinelClientBuilder::new(addresses, &self.master_name, SentinelServerType::Master)?
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_redis_tcp_settings(tcp_settings())
+                .set_client_to_redis_db(settings.db())
+                .set_client_to_redis_protocol(settings.protocol())
+                .set_client_to_sentinel_tcp_settings(tcp_settings());
+        if let Some(user) = settings.username() {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        let first = self.sentinels.first().map(ConnectionInfo::redis_settings);
+        if let Some(user) = first.and_then(RedisConnectionInfo::username) {
+            builder = builder.set_client_to_sentinel_username(user);
+        }
+        if let Some(password) = first.and_then(RedisConnectionInfo::password) {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+        builder.build()
     }
 }

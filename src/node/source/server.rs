@@ -7,15 +7,19 @@ use deadpool_redis::redis::{
     aio::{AsyncPushSender, MultiplexedConnection},
 };
 
-use super::super::{failure::Failure, lane::transport::Transport, stranger::Stranger};
+use super::{
+    super::{failure::Failure, lane::transport::Transport, stranger::Stranger},
+    credentials::Subscriptions,
+};
 
 /// Connects a lane, and finds out why if that comes to nothing.
 pub(super) async fn connect(
     client: &Client,
+    credentials: Option<Subscriptions>,
     stranger: &Stranger,
     patience: Duration,
 ) -> Result<Transport, Failure> {
-    let config = config().set_pipeline_buffer_size(QUEUE_SIZE);
+    let config = config(credentials).set_pipeline_buffer_size(QUEUE_SIZE);
     let info = client.get_connection_info();
     let opened = tokio::select! {
         biased;
@@ -34,12 +38,13 @@ pub(super) async fn connect(
 /// Opens a connection on which pushes are heard.
 pub(super) async fn connect_for_pushes(
     info: &ConnectionInfo,
+    credentials: Option<Subscriptions>,
     hear: impl AsyncPushSender,
 ) -> Result<MultiplexedConnection, Failure> {
     let speaking_resp3 =
         |settings: RedisConnectionInfo| settings.set_protocol(ProtocolVersion::RESP3);
     let client = Client::open(with_settings(info.clone(), speaking_resp3))?;
-    let config = config().set_push_sender(hear);
+    let config = config(credentials).set_push_sender(hear);
     Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
@@ -53,8 +58,13 @@ pub(super) fn with_settings(
 }
 
 /// The node timeout is ours to see to.
-fn config() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None)
+fn config(credentials: Option<Subscriptions>) -> AsyncConnectionConfig {
+    let config =
+        AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+    match credentials {
+        Some(credentials) => config.set_credentials_provider(credentials),
+        None => config,
+    }
 }
 
 /// Commands that may wait for the connection's driver: more than there will ever be, since whoever finds the
