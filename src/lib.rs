@@ -57,10 +57,11 @@
 //!
 //! # Features
 //!
-//! None is on by default.
+//! `deadpool` is on by default.
 //!
 //! | feature | adds |
 //! |---|---|
+//! | `deadpool` | nodes from `deadpool_redis` pools and a `redis::Client`, and these two crates, to be had here in the versions that fit. This one part follows their versions: a new major version of theirs is no breaking release of the rest |
 //! | `serde` | `Serialize` and `Deserialize` for [`LockTicket`], [`OwnerToken`] and [`FencingToken`] |
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
 //! | `cluster` | [nodes](Node::cluster) that are a Redis Cluster |
@@ -91,7 +92,8 @@ mod types;
 #[path = "../tests/simulation/mod.rs"]
 mod simulation;
 
-pub use deadpool_redis;
+#[cfg(feature = "deadpool")]
+pub use {deadpool_redis, redis};
 
 pub use crate::{
     inspect::{LockStatus, NodeHealth, NodeVote},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError};
 
 /// Why a node did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ const NOT_ALLOWED: [&str; 2] = ["user executing the script can't", "ACL failure 
 
 #[cfg(test)]
 mod tests {
-    use deadpool_redis::redis::ServerErrorKind;
+    use redis::ServerErrorKind;
 
     use super::*;
 

@@ -1,16 +1,22 @@
 //! What nodes are made of: pools, and whatever else a manager may be given for one.
 
-use deadpool_redis::{Pool, redis::Client};
+#[cfg(feature = "deadpool")]
+use deadpool_redis::Pool;
+#[cfg(feature = "deadpool")]
+use redis::Client;
 
-use super::{Node, source::Source};
+use super::Node;
+#[cfg(feature = "deadpool")]
+use super::source::Source;
 use crate::types::error::Result;
 
+#[cfg(feature = "deadpool")]
 impl From<Client> for Node {
-    /// Connects as the client is set up to: with certificates of your own, for example. `TCP_NODELAY` is turned on, and
+    /// Connects as the client, of [`redlatch::redis`](crate::redis), is set up to: with certificates of your own, for example. `TCP_NODELAY` is turned on, and
     /// keepalive too where the client has none.
     ///
     /// ```
-    /// use redlatch::{LockManager, deadpool_redis::redis::Client};
+    /// use redlatch::{LockManager, redis::Client};
     ///
     /// let client = Client::open("redis://127.0.0.1:6379")?;
     /// let manager = LockManager::single(client).build()?;
@@ -21,6 +27,7 @@ impl From<Client> for Node {
     }
 }
 
+#[cfg(feature = "deadpool")]
 impl From<Pool> for Node {
     /// Has the pool's manager open one more connection when the lock manager is first used. It is no part of
     /// the pool: neither is it lent to others, nor does it count against the pool's size.
@@ -29,7 +36,7 @@ impl From<Pool> for Node {
     }
 }
 
-#[cfg(feature = "cluster")]
+#[cfg(all(feature = "cluster", feature = "deadpool"))]
 impl From<deadpool_redis::cluster::Pool> for Node {
     /// Has the pool's manager open one more connection when the lock manager is first used. The cluster as a
     /// whole is one node.
@@ -51,7 +58,7 @@ impl From<deadpool_redis::cluster::Pool> for Node {
     }
 }
 
-#[cfg(feature = "sentinel")]
+#[cfg(all(feature = "sentinel", feature = "deadpool"))]
 impl From<deadpool_redis::sentinel::Pool> for Node {
     /// Has the pool's manager open one more connection when the lock manager is first used, and another after
     /// each failover. The master and its replicas are one node.
@@ -104,10 +111,12 @@ into_node! {
     &str: self => Node::open(self);
     String: self => Node::open(self);
     &String: self => Node::open(self);
+    #[cfg(feature = "deadpool")]
     Client: self => Ok(self.into());
+    #[cfg(feature = "deadpool")]
     Pool: self => Ok(self.into());
-    #[cfg(feature = "cluster")]
+    #[cfg(all(feature = "cluster", feature = "deadpool"))]
     deadpool_redis::cluster::Pool: self => Ok(self.into());
-    #[cfg(feature = "sentinel")]
+    #[cfg(all(feature = "sentinel", feature = "deadpool"))]
     deadpool_redis::sentinel::Pool: self => Ok(self.into());
 }

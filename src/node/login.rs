@@ -3,8 +3,8 @@
 use std::error::Error as StdError;
 
 #[cfg(feature = "tls-rustls")]
-use deadpool_redis::redis::ClientTlsConfig;
-use deadpool_redis::redis::{RedisConnectionInfo, RedisError};
+use redis::ClientTlsConfig;
+use redis::{RedisConnectionInfo, RedisError};
 
 use super::{
     Kind, Node,

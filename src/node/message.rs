@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::OnceLock};
 
-use deadpool_redis::redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
+use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
 
 /// What is published when a lock is released. Channels know no databases, so that it has to name its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

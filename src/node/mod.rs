@@ -25,7 +25,7 @@ mod url;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use deadpool_redis::redis::RedisConnectionInfo;
+use redis::RedisConnectionInfo;
 
 #[cfg(feature = "test-util")]
 pub use self::faults::Faults;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{self, PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},

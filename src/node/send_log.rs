@@ -170,7 +170,7 @@ pub(super) enum End {
 mod tests {
     use std::time::Duration;
 
-    use deadpool_redis::redis::{RedisConnectionInfo, aio::MultiplexedConnection};
+    use redis::{RedisConnectionInfo, aio::MultiplexedConnection};
     use tokio::io::duplex;
 
     use super::*;

@@ -3,7 +3,7 @@
 
 use std::{io, sync::Mutex, time::Duration};
 
-use deadpool_redis::redis::{
+use redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisConnectionInfo, RedisError, Value, cmd,
     parse_redis_value,
 };

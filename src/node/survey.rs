@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use deadpool_redis::redis::{Cmd, FromRedisValue, Value, cmd, from_redis_value};
+use redis::{Cmd, FromRedisValue, Value, cmd, from_redis_value};
 
 use super::{
     facts::{Clock, Facts, Missing, Rights, ServerFacts, has_all_slots},

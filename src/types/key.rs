@@ -160,7 +160,7 @@ mod tests {
         fn what_keeps_to_one_slot_does_so_by_the_clients_own_count(
             prefix in "[{}ab]{0,4}", name in "[{}ab]{1,8}|.{1,20}",
         ) {
-            use deadpool_redis::redis::cluster_routing::Slot;
+            use redis::cluster_routing::Slot;
             let key = Key::new(&prefix, name, Fencing::default()).unwrap();
             let is_one_slot = Slot::for_key(&key.lock) == Slot::for_key(key.fence_name());
             let is_odd = hash_tag(&key.lock).is_none() && key.lock.contains('}');

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{
+use redis::{
     AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult,
     aio::{AsyncPushSender, MultiplexedConnection},
 };

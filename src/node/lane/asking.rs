@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use deadpool_redis::redis::Value;
+use redis::Value;
 
 use super::{Shared, Used, batch::Outgoing, held_up::Turn};
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_redis::redis::Cmd;
+use redis::Cmd;
 
 use super::{line::Line, transport::Replies};
 use crate::{

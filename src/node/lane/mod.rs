@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{self, Cmd, Value};
+use redis::{Cmd, Value};
 use smallvec::smallvec;
 use tokio::{
     runtime::Handle,

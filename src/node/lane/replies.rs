@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use deadpool_redis::redis::{RedisError, Value};
+use redis::{RedisError, Value};
 
 use super::{
     Blame, Shared,

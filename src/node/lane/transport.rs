@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::{
+use redis::{
     Cmd, ErrorKind, Pipeline, RedisError, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cmd, from_redis_value,
@@ -11,7 +11,7 @@ use deadpool_redis::redis::{
 use crate::types::few::Few;
 
 #[cfg(feature = "cluster")]
-use deadpool_redis::cluster::ClusterConnection;
+use redis::cluster_async::ClusterConnection;
 
 /// A connection that any number of callers may use at a time.
 #[derive(Clone)]

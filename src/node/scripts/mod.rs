@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, Value};
+use redis::{Cmd, ErrorKind, RedisError, Script, Value};
 
 use super::{
     command::{Answer, Command, KeyState, Released, Touch},
@@ -240,8 +240,8 @@ static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(INSPECT_TEXT));
 mod tests {
     use std::sync::Arc;
 
-    use deadpool_redis::redis::PushKind;
     use proptest::prelude::*;
+    use redis::PushKind;
 
     use super::*;
     use crate::types::{fencing::Fencing, key::Key};

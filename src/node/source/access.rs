@@ -1,8 +1,8 @@
 //! What lets connections in, beside the user and password that a URL can say.
 
 #[cfg(feature = "tls-rustls")]
-use deadpool_redis::redis::{Client, ConnectionInfo, TlsCertificates};
-use deadpool_redis::redis::{RedisConnectionInfo, RedisResult};
+use redis::{Client, ConnectionInfo, TlsCertificates};
+use redis::{RedisConnectionInfo, RedisResult};
 
 use super::credentials::{Credentials, Provider, Subscriptions};
 
@@ -62,8 +62,8 @@ impl Access {
     #[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
     pub(super) fn certified(
         &self,
-        info: deadpool_redis::redis::ConnectionInfo,
-    ) -> RedisResult<deadpool_redis::redis::ConnectionInfo> {
+        info: redis::ConnectionInfo,
+    ) -> RedisResult<redis::ConnectionInfo> {
         Ok(info)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::{
+use redis::{
     ConnectionInfo, RedisConnectionInfo, RedisError,
     aio::{AsyncPushSender, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder, ClusterConfig},

@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{
+use futures_util::{Stream, stream};
+use redis::{
     ErrorKind, RedisConnectionInfo, RedisError, RedisResult,
     auth::{BasicAuth, StreamingCredentialsProvider},
 };
-use futures_util::{Stream, stream};
 use tokio::time::{Instant, sleep_until};
 
 use crate::host::sync::lock;

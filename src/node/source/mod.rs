@@ -4,6 +4,7 @@ mod access;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod credentials;
+#[cfg(feature = "deadpool")]
 mod pool;
 #[cfg(feature = "sentinel")]
 mod sentinel;
@@ -14,12 +15,11 @@ mod tcp;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::{
-    Pool,
-    redis::{
-        Client, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, RedisError,
-        aio::{AsyncPushSender, MultiplexedConnection},
-    },
+#[cfg(feature = "deadpool")]
+use deadpool_redis::Pool;
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, RedisError,
+    aio::{AsyncPushSender, MultiplexedConnection},
 };
 use tokio::sync::Semaphore;
 
@@ -47,15 +47,17 @@ pub(super) enum Source {
     Cluster(Box<Cluster>),
     #[cfg(feature = "sentinel")]
     Sentinel(Box<Sentinel>),
+    #[cfg(feature = "deadpool")]
     Pool(Pool),
-    #[cfg(feature = "cluster")]
+    #[cfg(all(feature = "cluster", feature = "deadpool"))]
     ClusterPool(deadpool_redis::cluster::Pool),
-    #[cfg(feature = "sentinel")]
+    #[cfg(all(feature = "sentinel", feature = "deadpool"))]
     SentinelPool(deadpool_redis::sentinel::Pool),
     #[cfg(test)]
     Simulated(Arc<Server>),
 }
 
+#[allow(unreachable_patterns, reason = "which others there are depends on the features")]
 impl Source {
     /// Reads a URL. It may hold a password, so that no error repeats it.
     pub(super) fn url(url: &str) -> Result<Self> {
@@ -69,6 +71,7 @@ impl Source {
     }
 
     /// A client that the caller has set up.
+    #[cfg(feature = "deadpool")]
     pub(super) fn client(client: Client) -> Self {
         let info = tcp::completed(client.get_connection_info().clone());
         Self::Server(Box::new(Client::open(info).unwrap_or(client)), Access::default())
@@ -191,14 +194,15 @@ impl Source {
     pub(super) fn is_tls(&self) -> bool {
         match self {
             Self::Server(client, _) => is_tls(client.get_connection_info()),
+            #[cfg(feature = "deadpool")]
             Self::Pool(pool) => pool::is_tls(pool),
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => cluster.servers().iter().any(is_tls),
             #[cfg(feature = "sentinel")]
             Self::Sentinel(sentinel) => sentinel.is_tls(),
-            #[cfg(feature = "cluster")]
+            #[cfg(all(feature = "cluster", feature = "deadpool"))]
             Self::ClusterPool(_) => false,
-            #[cfg(feature = "sentinel")]
+            #[cfg(all(feature = "sentinel", feature = "deadpool"))]
             Self::SentinelPool(_) => false,
             #[cfg(test)]
             Self::Simulated(_) => false,
@@ -222,7 +226,9 @@ impl Source {
     pub(super) const fn is_cluster(&self) -> bool {
         match self {
             #[cfg(feature = "cluster")]
-            Self::Cluster(_) | Self::ClusterPool(_) => true,
+            Self::Cluster(_) => true,
+            #[cfg(all(feature = "cluster", feature = "deadpool"))]
+            Self::ClusterPool(_) => true,
             _ => false,
         }
     }
@@ -231,7 +237,9 @@ impl Source {
     pub(super) const fn fails_over(&self) -> bool {
         match self {
             #[cfg(feature = "sentinel")]
-            Self::Sentinel(_) | Self::SentinelPool(_) => true,
+            Self::Sentinel(_) => true,
+            #[cfg(all(feature = "sentinel", feature = "deadpool"))]
+            Self::SentinelPool(_) => true,
             _ => self.is_cluster(),
         }
     }
@@ -239,11 +247,11 @@ impl Source {
     /// Whether both are clones of one pool, as far as that is all that tells them apart.
     pub(super) fn is_same_pool(&self, other: &Self) -> bool {
         match (self, other) {
-            #[cfg(feature = "cluster")]
+            #[cfg(all(feature = "cluster", feature = "deadpool"))]
             (Self::ClusterPool(one), Self::ClusterPool(other)) => {
                 std::ptr::eq(one.manager(), other.manager())
             }
-            #[cfg(feature = "sentinel")]
+            #[cfg(all(feature = "sentinel", feature = "deadpool"))]
             (Self::SentinelPool(one), Self::SentinelPool(other)) => {
                 std::ptr::eq(one.manager(), other.manager())
             }
@@ -254,9 +262,9 @@ impl Source {
     /// Whether the source cannot tell where it connects to: these pools keep their addresses to themselves.
     pub(super) const fn is_anonymous(&self) -> bool {
         match self {
-            #[cfg(feature = "cluster")]
+            #[cfg(all(feature = "cluster", feature = "deadpool"))]
             Self::ClusterPool(_) => true,
-            #[cfg(feature = "sentinel")]
+            #[cfg(all(feature = "sentinel", feature = "deadpool"))]
             Self::SentinelPool(_) => true,
             _ => false,
         }
@@ -283,10 +291,11 @@ impl Source {
             Self::Sentinel(sentinel) => {
                 format!("{}/{}", url::names(sentinel.sentinels()), sentinel.master_name())
             }
+            #[cfg(feature = "deadpool")]
             Self::Pool(pool) => pool::address_of(pool).unwrap_or_else(|| "pool".to_owned()),
-            #[cfg(feature = "cluster")]
+            #[cfg(all(feature = "cluster", feature = "deadpool"))]
             Self::ClusterPool(_) => "cluster".to_owned(),
-            #[cfg(feature = "sentinel")]
+            #[cfg(all(feature = "sentinel", feature = "deadpool"))]
             Self::SentinelPool(_) => "sentinel".to_owned(),
             #[cfg(test)]
             Self::Simulated(server) => server.name.clone(),
@@ -341,10 +350,11 @@ impl Source {
                 let (master, credentials) = Box::pin(sentinel.master()).await?;
                 Box::pin(server::connect(&master, credentials, stranger, node_timeout)).await
             }
+            #[cfg(feature = "deadpool")]
             Self::Pool(pool) => pool::connect(pool.manager()).await,
-            #[cfg(feature = "sentinel")]
+            #[cfg(all(feature = "sentinel", feature = "deadpool"))]
             Self::SentinelPool(pool) => pool::connect(pool.manager()).await,
-            #[cfg(feature = "cluster")]
+            #[cfg(all(feature = "cluster", feature = "deadpool"))]
             Self::ClusterPool(pool) => {
                 let created = deadpool::managed::Manager::create(pool.manager()).await;
                 Ok(Transport::Cluster(created?))

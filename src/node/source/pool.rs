@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use deadpool::managed::Manager;
-use deadpool_redis::{
-    Pool,
-    redis::{RedisError, aio::MultiplexedConnection},
-};
+use deadpool_redis::Pool;
+use redis::{RedisError, aio::MultiplexedConnection};
 
 use super::super::{failure::Failure, lane::transport::Transport, url};
 

@@ -1,11 +1,11 @@
 //! A master that Sentinels know, and its replicas.
 
-use deadpool_redis::redis::{
+use redis::{
     Client, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, RedisError, RedisResult, TlsMode,
     sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
 };
 #[cfg(feature = "tls-rustls")]
-use deadpool_redis::redis::{TlsCertificates, sentinel::SentinelClientBuilder};
+use redis::{TlsCertificates, sentinel::SentinelClientBuilder};
 
 use super::{
     super::failure::Failure, access::Access, credentials::Subscriptions, server, tcp::tcp_settings,

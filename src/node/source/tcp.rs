@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::{
-    ConnectionInfo,
-    io::tcp::{TcpSettings, socket2::TcpKeepalive},
-};
+#[cfg(feature = "deadpool")]
+use redis::ConnectionInfo;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 
 /// `TCP_NODELAY` is on: a lock's commands are small and their latency is all. A peer that is gone without a word is
 /// found within a minute, also by a connection on which nothing is sent.
@@ -20,6 +19,7 @@ pub(in crate::node) fn tcp_settings() -> TcpSettings {
 }
 
 /// Adds what a caller's own settings leave out.
+#[cfg(feature = "deadpool")]
 pub(super) fn completed(info: ConnectionInfo) -> ConnectionInfo {
     let settings = info.tcp_settings().clone();
     let settings = match settings.keepalive() {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use deadpool_redis::redis::ConnectionAddr;
+use redis::ConnectionAddr;
 
 use super::{BRACKETS, Fault, ONE_EACH, PORT, scheme::Security};
 

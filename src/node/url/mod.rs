@@ -12,9 +12,7 @@ mod several;
 
 use std::{borrow::Cow, net::IpAddr, path::PathBuf};
 
-use deadpool_redis::redis::{
-    ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
-};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
 use self::{
     address::{Address, DEFAULT_PORT, is_host, port},

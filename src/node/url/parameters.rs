@@ -1,6 +1,6 @@
 //! What a URL says beside the address: user, password, and what follows its `?`.
 
-use deadpool_redis::redis::{ProtocolVersion, RedisConnectionInfo};
+use redis::{ProtocolVersion, RedisConnectionInfo};
 
 use super::{
     Fault, ONLY_ONE, PERCENT, cut,

@@ -1,6 +1,6 @@
 //! What the URL of a cluster or of Sentinels says: some servers of one deployment, in one URL.
 
-use deadpool_redis::redis::{ConnectionInfo, RedisConnectionInfo};
+use redis::{ConnectionInfo, RedisConnectionInfo};
 
 use super::{
     FRAGMENT, Fault, Target,

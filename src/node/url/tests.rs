@@ -1,7 +1,7 @@
 //! What URLs may say, and what their refusals must not.
 
-use deadpool_redis::redis::{ProtocolVersion, RedisConnectionInfo};
 use proptest::{collection::vec, prelude::*, sample::select};
+use redis::{ProtocolVersion, RedisConnectionInfo};
 
 use super::*;
 
