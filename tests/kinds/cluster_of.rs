@@ -164,9 +164,18 @@ impl Move<'_> {
     pub(crate) fn carry(&self) {
         let keys: Vec<String> = self.from.query(&["CLUSTER", "GETKEYSINSLOT", &self.slot, "1000"]);
         assert!(!keys.is_empty(), "there is something to move");
+        self.migrate(&keys.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// Moves one key only.
+    pub(crate) fn carry_one(&self, key: &str) {
+        self.migrate(&[key]);
+    }
+
+    fn migrate(&self, keys: &[&str]) {
         let port = self.to.port().to_string();
         let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "10000", "KEYS"];
-        migrate.extend(keys.iter().map(String::as_str));
+        migrate.extend(keys);
         self.from.command(&migrate);
     }
 

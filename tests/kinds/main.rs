@@ -29,5 +29,6 @@ mod notices;
 mod plain;
 mod pools;
 mod preflight;
+mod resharding;
 mod sentinel;
 mod sentinels;
