@@ -94,6 +94,9 @@ async fn a_named_lock_is_renewed_handed_over_and_released(site: Site) {
 }
 
 async fn a_named_unfenced_lock_is_adopted_by_a_rebuilt_ticket(site: Site) {
+    // A counter beside it, by which no attempt of the owner's could be found.
+    site.manager().lock("k").await.unwrap().release().await.unwrap();
+    site.empties("k").await;
     let guard = site.manager().lock("k").unfenced().ttl(secs(600)).holder("db1").await.unwrap();
     let owner = guard.into_ticket().owner_token().clone();
     let ticket = LockTicket::new("k", owner, FencingToken::NONE, secs(600));

@@ -124,6 +124,20 @@ async fn a_loss_is_heard_of_at_the_deadline_to_the_millisecond() {
     assert!(at >= moved && at <= moved + Duration::from_millis(1), "{at:?}, not {moved:?}");
 }
 
+/// And at once when the guard goes: no time passes on a paused clock, though timers look now and then.
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_goes_is_heard_of_at_once() {
+    let manager = LockManager::in_memory();
+    let ends: [fn(LockGuard); 3] = [drop, LockGuard::forget, |guard| drop(guard.into_ticket())];
+    for (n, end) in ends.into_iter().enumerate() {
+        let guard = manager.lock(n.to_string()).ttl(secs(600)).await.unwrap();
+        let (waiting, start) = (spawned(&guard.loss()).await, Instant::now());
+        end(guard);
+        all_tell(waiting, LossReason::Released).await;
+        assert_eq!(start.elapsed(), Duration::ZERO, "{n}");
+    }
+}
+
 /// Tasks that wait for clones of a signal, each of which has been polled.
 async fn spawned(loss: &Loss) -> Vec<tokio::task::JoinHandle<LossReason>> {
     let tasks = (0..20).map(|_| tokio::spawn(loss.clone())).collect();
