@@ -125,6 +125,17 @@ async fn the_release_of_any_wakes_whoever_waits(site: Site) {
     for index in [1, 2, 0] {
         let waits = tokio::spawn(sleepy(&waiter).acquire());
         assert!(sleepy(&waiter).try_acquire().await.unwrap_err().is_contended());
+        eventually("whoever waits listens", async || {
+            let listens = |server: &Server| {
+                ["{s#0}", "{s#1}", "{s#2}"].iter().all(|slot| {
+                    let channel = format!("{slot}:released");
+                    let (_, count): (String, u64) = server.query(&["PUBSUB", "NUMSUB", &channel]);
+                    count > 0
+                })
+            };
+            site.all().iter().all(listens)
+        })
+        .await;
         let released = held.remove(index.min(held.len() - 1));
         let slot = released.key().to_owned();
         released.release().await.unwrap();
