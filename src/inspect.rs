@@ -11,7 +11,7 @@ use crate::{
         attempt_id::AttemptId,
         error::{NodeError, Result},
         ticket::LockTicket,
-        token::{FencingToken, OwnerToken},
+        token::{FencingToken, Mark, OwnerToken},
     },
 };
 
@@ -34,8 +34,8 @@ struct Holder {
 }
 
 impl Holder {
-    fn is_kept(&self) -> bool {
-        self.value != self.owner_token
+    fn is_left_as(&self, mark: Mark) -> bool {
+        self.value.mark() == Some(mark)
     }
 }
 
@@ -50,7 +50,24 @@ impl LockStatus {
     /// is over. It counts as held, and its owner token is that of who had it.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        self.holder.as_ref().is_some_and(Holder::is_kept)
+        self.holder.as_ref().is_some_and(|holder| holder.is_left_as(Mark::Kept))
+    }
+
+    /// Whether what was to be done under the lock is [done](crate::LockGuard::complete), and its key is left for nobody until
+    /// that is forgotten. It counts as held, and its owner token is that of who has done it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let manager = LockManager::in_memory();
+    /// manager.lock("nightly").await?.complete(Duration::from_secs(3600)).await?;
+    /// assert!(manager.inspect("nightly").await?.is_done());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.holder.as_ref().is_some_and(|holder| holder.is_left_as(Mark::Done))
     }
 
     /// Returns the holder's owner token.
@@ -142,7 +159,13 @@ impl NodeVote {
     /// Whether the lock was released there, but its key is kept for nobody.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        self.value().is_some_and(|value| value.left_by().is_some())
+        self.value().and_then(OwnerToken::mark) == Some(Mark::Kept)
+    }
+
+    /// Whether the key is left there because what was to be done under the lock is done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.value().and_then(OwnerToken::mark) == Some(Mark::Done)
     }
 
     fn value(&self) -> Option<&OwnerToken> {

@@ -101,6 +101,7 @@ pub use crate::{
         any_request::LockAnyRequest,
         guard::LockGuard,
         loss::Loss,
+        once::Once,
         request::LockRequest,
         set::LockSet,
         set_request::LockSetRequest,

@@ -18,7 +18,12 @@ use crate::{
         Answer, Command, KeyState, SendLog,
         round::{Reply, Round},
     },
-    types::{attempt_id::AttemptId, error::Error, key::Key, token::OwnerToken},
+    types::{
+        attempt_id::AttemptId,
+        error::Error,
+        key::Key,
+        token::{Mark, OwnerToken},
+    },
 };
 
 /// The keys of a group, sorted. Each is a lock of its own, and any of them will do.
@@ -39,8 +44,8 @@ pub(crate) struct Tactics {
 /// What the nodes say of a lock that nobody has tried to take.
 enum Look {
     Free,
-    /// Held, until it ends by itself, by somebody of this name.
-    Held(Option<Duration>, Option<String>),
+    /// Held, until it ends by itself, by the owner in this value.
+    Held(Option<Duration>, OwnerToken),
     Unknown,
 }
 
@@ -73,7 +78,7 @@ impl AnyOf {
         let mut tries = 0;
         for (index, look) in self.look_beside(guess, keeper, &tactics).await {
             match look {
-                Look::Held(expires_in, holder) => missed.add(self.held(index, expires_in, holder)),
+                Look::Held(expires_in, value) => missed.add(self.held(index, expires_in, &value)),
                 Look::Free | Look::Unknown if tries == MOST_TRIES => missed.is_brief = true,
                 Look::Free | Look::Unknown => {
                     tries += 1;
@@ -151,10 +156,12 @@ impl AnyOf {
         looks
     }
 
-    fn held(&self, index: usize, retry_after: Option<Duration>, holder: Option<String>) -> Refusal {
+    fn held(&self, index: usize, retry_after: Option<Duration>, value: &OwnerToken) -> Refusal {
+        let holder = value.holder().map(str::to_owned);
+        let is_done = value.mark() == Some(Mark::Done);
         let key = self.0[index].name.to_string();
-        let error = Error::AlreadyHeld { key, retry_after, holder };
-        Refusal { error, is_brief: false, health: Health::Unknown }
+        let error = Error::AlreadyHeld { key, retry_after, holder, is_done };
+        Refusal { error, is_brief: false, is_split: false, health: Health::Unknown }
     }
 }
 
@@ -186,7 +193,7 @@ async fn look(keeper: &Arc<Keeper>, key: &Arc<Key>, tactics: &Tactics) -> Look {
             && let Some((end, value)) = taken.iter().min_by_key(|(end, _)| *end)
         {
             let expires_in = Some(*end).filter(|end| *end < Duration::MAX);
-            return Look::Held(expires_in, value.holder().map(str::to_owned));
+            return Look::Held(expires_in, value.clone());
         }
         if free > asked.len() - needed {
             return Look::Free;

@@ -19,7 +19,7 @@ use crate::{
         outage::Health,
         quorum::Quorum,
     },
-    node::{Answer, Command, Touch, round::Reply, tally::Tally},
+    node::{Answer, Command, Touch, Whose, round::Reply, tally::Tally},
     types::{
         error::{Error, NodeError, Result},
         few::Few,
@@ -49,7 +49,7 @@ struct Refused {
     expires_in: Option<Duration>,
     holder: String,
     name: Option<String>,
-    is_owners: bool,
+    whose: Whose,
 }
 
 impl<'a> Election<'a> {
@@ -94,7 +94,7 @@ impl<'a> Election<'a> {
                 break;
             };
             self.note(reply);
-            if !self.refusals.is_empty() {
+            if !self.refusals.is_empty() && !self.may_be_done() {
                 return Err(if self.health().is_out() { self.refused() } else { self.contended() });
             }
             if self.reports[node].told().is_some() {
@@ -139,7 +139,7 @@ impl<'a> Election<'a> {
     /// Why there is no majority. Nodes that are about to answer are heard out, so that it can be told of them.
     async fn lost(&mut self) -> Refusal {
         let until = Instant::now() + HEARING;
-        while !self.is_contended()
+        while (!self.is_contended() || self.spec.once && self.is_split())
             && let Ok(Some(reply)) = timeout_at(until, self.answers.round.next()).await
         {
             self.note(reply);
@@ -187,12 +187,13 @@ impl<'a> Election<'a> {
             Answer::Granted { token } | Answer::Ours { token, .. } => {
                 self.reports[node] = Report::Told(token);
             }
-            Answer::Refused { expires_in, holder, name, is_owners } => {
-                self.refusals.push(Refused { expires_in, holder, name, is_owners });
+            Answer::Refused { expires_in, holder, name, whose } => {
+                self.refusals.push(Refused { expires_in, holder, name, whose });
             }
             _ => {
                 let (expires_in, holder) = (Some(Duration::ZERO), String::new());
-                self.refusals.push(Refused { expires_in, holder, name: None, is_owners: false });
+                let whose = Whose::Anothers;
+                self.refusals.push(Refused { expires_in, holder, name: None, whose });
             }
         }
     }
@@ -243,6 +244,31 @@ impl<'a> Election<'a> {
         self.refusals.len() > self.reports.len() - self.quorum
     }
 
+    /// Whether the marks of keys that are done rule a majority out alone, whoever has left them.
+    fn is_done(&self) -> bool {
+        self.done() > self.reports.len() - self.quorum
+    }
+
+    fn done(&self) -> usize {
+        self.refusals.iter().filter(|refused| refused.whose == Whose::Nobodys).count()
+    }
+
+    /// Whether more answers are worth hearing, for somebody whom it concerns that the key is done.
+    fn may_be_done(&self) -> bool {
+        self.spec.once && self.done() > 0 && !self.is_done()
+    }
+
+    /// Whether nobody is seen to have a majority, so that the votes may be given back soon.
+    fn is_split(&self) -> bool {
+        let is_same = |one: &Refused, other: &Refused| one.holder == other.holder;
+        let count =
+            |one: &Refused| self.refusals.iter().filter(|other| is_same(one, other)).count();
+        let most = self.refusals.iter().map(count).max();
+        self.tally.reached() >= self.quorum
+            && !self.is_done()
+            && most.unwrap_or_default() < self.quorum
+    }
+
     fn health(&self) -> Health {
         Health::of(self.tally.shortage())
     }
@@ -253,7 +279,8 @@ impl<'a> Election<'a> {
             return self.contended();
         }
         let error = self.tally.shortage().error(self.claim.key());
-        Refusal { error, is_brief: false, health: self.health() }
+        let is_split = !self.refusals.is_empty() && self.is_split();
+        Refusal { error, is_brief: false, is_split, health: self.health() }
     }
 
     fn contended(&self) -> Refusal {
@@ -263,9 +290,11 @@ impl<'a> Election<'a> {
         let first = &self.refusals[0].holder;
         let is_brief = self.refusals.iter().any(|refused| refused.holder != *first)
             || self.reports.iter().any(|report| report.told().is_some())
-            || self.spec.joins && self.refusals.iter().any(|refused| refused.is_owners);
-        let error = Error::AlreadyHeld { key: self.claim.key().to_owned(), retry_after, holder };
-        Refusal { error, is_brief, health: self.health() }
+            || self.spec.joins
+                && self.refusals.iter().any(|refused| refused.whose == Whose::Owners);
+        let (key, is_done) = (self.claim.key().to_owned(), self.is_done());
+        let error = Error::AlreadyHeld { key, retry_after, holder, is_done };
+        Refusal { error, is_brief, is_split: self.is_split(), health: self.health() }
     }
 
     /// The last of the keys in the way that must have expired before there can be a majority, if the holders do nothing

@@ -301,7 +301,7 @@ impl Acquire<'_> {
         let is_out = refusal.health.is_out();
         let error = self.note(refusal);
         let attempts = self.record.attempts;
-        if matches!(error, Error::Closed | Error::Config { .. }) {
+        if error.is_final() || self.spec.once && error.is_done() {
             return Err(error);
         }
         if !self.limits.retry.allows_another(attempts) {
@@ -338,7 +338,7 @@ impl Acquire<'_> {
 
     /// Counts an attempt that failed. Returns why: that one node has the lock held by another does not hide that the
     /// others do not answer.
-    fn note(&mut self, Refusal { error, is_brief, health }: Refusal) -> Error {
+    fn note(&mut self, Refusal { error, is_brief, health, .. }: Refusal) -> Error {
         let (record, tries) = (&mut self.record, &mut self.tries);
         record.attempts = record.attempts.saturating_add(1);
         tries.outages = match &health {

@@ -21,6 +21,8 @@ pub(crate) struct LockSpec {
     pub(crate) holder: Option<Arc<str>>,
     /// Whether a lock that the owner holds already will do.
     pub(crate) joins: bool,
+    /// Whether a key that is done ends the waiting.
+    pub(crate) once: bool,
     pub(crate) renewal: Option<Renewal>,
     pub(crate) label: Label,
     /// The span that the lock's life belongs to.
@@ -47,6 +49,8 @@ pub(crate) struct Refusal {
     /// It is worth another look soon: the contenders took the votes from one another, and will all give them back, or
     /// another attempt of the owner got what this one will share.
     pub(crate) is_brief: bool,
+    /// A majority answered, and nobody is known to have one.
+    pub(crate) is_split: bool,
     /// What it says of the nodes.
     pub(crate) health: Health,
 }
@@ -54,6 +58,6 @@ pub(crate) struct Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let health = Health::from(&error);
-        Self { error, is_brief: false, health }
+        Self { error, is_brief: false, is_split: false, health }
     }
 }

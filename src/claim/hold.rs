@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     metrics::{self, Label},
-    types::{error::LossReason, validity::ClockDrift},
+    types::{error::LossReason, token::Mark, validity::ClockDrift},
 };
 
 /// A held lock.
@@ -17,6 +17,8 @@ pub(super) struct Held {
     pub(super) since: Instant,
     /// For how long the key stays at least, though the lock may be released before.
     pub(super) min_hold: Duration,
+    /// For how long the release leaves the key as done.
+    pub(super) done_for: Option<Duration>,
     /// It is not renewed any more.
     pub(super) is_stopped: bool,
     pub(super) valid_until: Instant,
@@ -50,6 +52,7 @@ impl Held {
             ttl,
             since,
             min_hold: Duration::ZERO,
+            done_for: None,
             is_stopped: false,
             valid_until,
             lost: None,
@@ -69,6 +72,14 @@ impl Held {
     pub(super) fn lose(&mut self, reason: LossReason) {
         self.lost = Some(reason);
         metrics::lost(self.label, reason);
+    }
+
+    /// Until when its release leaves the key in place, and as what. A lock that is lost marks nothing as done: its work is not
+    /// known to have been its own.
+    pub(super) fn left(&self, is_valid: bool, now: Instant) -> Option<(Instant, Mark)> {
+        let done_for = self.done_for.filter(|_| is_valid && now < self.valid_until);
+        let done = done_for.and_then(|keep| now.checked_add(keep)).map(|until| (until, Mark::Done));
+        done.or_else(|| is_valid.then(|| (self.since + self.min_hold, Mark::Kept)))
     }
 
     /// Shortly before the deadline, when there is a last chance to do something about it.

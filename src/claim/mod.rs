@@ -29,7 +29,7 @@ use crate::{
     types::{
         error::{LossReason, Result},
         few::Few,
-        token::FencingToken,
+        token::{FencingToken, Mark},
         validity::{ClockDrift, quorum, supported_by},
     },
 };
@@ -59,8 +59,8 @@ struct State {
     /// No node keeps the key longer than this.
     ends: Instant,
     release: Option<Release>,
-    /// The release leaves the key in place until then.
-    kept_until: Option<Instant>,
+    /// The release leaves the key in place until then, and as this.
+    kept_until: Option<(Instant, Mark)>,
     /// The span of the lock's life; closed with it.
     span: Span,
 }

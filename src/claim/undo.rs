@@ -3,19 +3,21 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     mem,
+    time::Duration,
 };
 
 use tracing::Span;
 
-use super::{Claim, Release, hold::Held, vote::Vote};
+use super::{Claim, Release, vote::Vote};
 use crate::{
     claim::origin::Origin,
     host::{clock, sync::lock},
     metrics,
-    node::{Answer, Command, Released},
+    node::{Answer, Command, Keep, Released},
     types::{
         error::{LossReason, NodeError, Result},
         few::Few,
+        token::Mark,
     },
 };
 
@@ -32,15 +34,16 @@ impl Claim {
             // A closed manager does not shorten what its nodes have granted.
             let is_valid = was_held && matches!(lost, None | Some(LossReason::Closed));
             let may_hold = |node| self.must_release(node, was_held, &state.votes[node]);
-            let asked = (0..state.votes.len()).map(may_hold);
+            let asked: Few<bool> = (0..state.votes.len()).map(may_hold).collect();
             let token = state.held.as_ref().map(|held| held.token);
-            state.release = Some(Release::new(asked, is_valid, token));
-            if let Some(Held { since, min_hold, is_let_go, .. }) = &mut state.held {
-                *is_let_go = lost.is_none();
-                let (since, min_hold) = (*since, *min_hold);
-                metrics::let_go(self.label, clock::now().saturating_duration_since(since));
-                state.kept_until = is_valid.then(|| since + min_hold);
+            let now = clock::now();
+            state.kept_until = state.held.as_ref().and_then(|held| held.left(is_valid, now));
+            if let Some(held) = &mut state.held {
+                held.is_let_go = lost.is_none();
+                metrics::let_go(self.label, now.saturating_duration_since(held.since));
             }
+            let is_done = matches!(state.kept_until, Some((_, Mark::Done)));
+            state.release = Some(Release::new(asked.into_iter(), is_valid, token, is_done));
         }
         let span = mem::replace(&mut state.span, Span::none());
         drop(state);
@@ -73,8 +76,11 @@ impl Claim {
     pub(crate) fn release_command(&self) -> Command {
         let state = lock(&self.state);
         let held = state.held.as_ref().map(|held| self.release_number(held.token));
-        let kept = state.kept_until.map(|until| until.saturating_duration_since(clock::now()));
-        Command::Release { held, keep: kept.filter(|kept| !kept.is_zero()) }
+        let keep = state.kept_until.map(|(until, mark)| {
+            let time = until.saturating_duration_since(clock::now());
+            Keep { time, mark }
+        });
+        Command::Release { held, keep: keep.filter(|keep| !keep.time.is_zero()) }
     }
 
     /// What tells the release of this lock from others of its key: the fencing token, or a hash of its owner where there is
@@ -93,9 +99,22 @@ impl Claim {
         self.held(|held| held.token).map(|token| self.release_number(token))
     }
 
-    /// Whether its release leaves the key in place for now.
+    /// Whether its release leaves the key in place for now, and nobody is told.
     pub(crate) fn is_kept(&self) -> bool {
-        lock(&self.state).kept_until.is_some_and(|until| clock::now() < until)
+        let kept_until = lock(&self.state).kept_until;
+        kept_until.is_some_and(|(until, mark)| mark == Mark::Kept && clock::now() < until)
+    }
+
+    /// Has the release leave the key as done, unless the lock is lost by then.
+    pub(crate) fn done_for(&self, keep: Duration) {
+        if let Some(held) = &mut lock(&self.state).held {
+            held.done_for = Some(keep);
+        }
+    }
+
+    /// Whether its release leaves the key as done.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(lock(&self.state).kept_until, Some((_, Mark::Done)))
     }
 
     /// The nodes that may still hold the key, once the claim is withdrawn.
@@ -122,7 +141,7 @@ impl Claim {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Arc, time::Duration};
+    use std::{io, sync::Arc};
 
     use tokio::time::advance;
 
@@ -175,7 +194,7 @@ mod tests {
     /// With which fencing token a node is told that the lock was held, and for how long it is kept.
     fn told(claim: &Claim) -> (Option<u64>, Option<Duration>) {
         let Command::Release { held, keep } = claim.release_command() else { panic!("a release") };
-        (held, keep)
+        (held, keep.map(|keep| keep.time))
     }
 
     fn silence() -> Result<Answer, NodeError> {

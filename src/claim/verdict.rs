@@ -18,6 +18,8 @@ pub(crate) struct Release {
     was_valid: bool,
     /// Its fencing token, if it was ever held.
     token: Option<u64>,
+    /// It leaves the key as done. Then a node counts only if it has said that it does: nothing is concluded.
+    is_done: bool,
     /// What went wrong at each node last.
     errors: Vec<(usize, NodeError)>,
     /// Every node was asked at least once, and answered or failed.
@@ -46,6 +48,7 @@ impl Release {
         may_hold: impl Iterator<Item = bool>,
         was_valid: bool,
         token: Option<u64>,
+        is_done: bool,
     ) -> Self {
         let settled = |may_hold| {
             if may_hold { NodeRelease::Pending } else { NodeRelease::NotAsked }
@@ -55,6 +58,7 @@ impl Release {
             nodes,
             was_valid,
             token,
+            is_done,
             errors: Vec::new(),
             is_pass_over: false,
             warned: false,
@@ -113,7 +117,7 @@ impl Release {
             Some(0) => has_memory,
             token => token.is_some_and(|token| counter >= token),
         };
-        self.was_valid && was_asked && has_memory
+        self.was_valid && was_asked && has_memory && !self.is_done
     }
 
     /// Notes that a majority of the nodes that were asked has answered. Returns whether that is new.
@@ -144,7 +148,7 @@ impl Release {
             return Some(not_held());
         }
         // Some node will not tell. A majority has answered, so that the deadline decides.
-        (self.is_pass_over && answered >= quorum)
+        (self.is_pass_over && answered >= quorum && !self.is_done)
             .then(|| if self.was_valid { Ok(()) } else { not_held() })
     }
 
@@ -152,7 +156,9 @@ impl Release {
     pub(crate) fn unavailable(&self, key: &str) -> Error {
         Shortage {
             needed: quorum(self.nodes.len()),
-            reached: self.count(NodeRelease::Deleted) + self.count(NodeRelease::NotOurs),
+            // Of those that must have marked it, the others are none.
+            reached: self.count(NodeRelease::Deleted)
+                + if self.is_done { 0 } else { self.count(NodeRelease::NotOurs) },
             errors: self.errors.iter().map(|(_, error)| error.clone()).collect(),
             unheard: 0,
         }
@@ -191,7 +197,7 @@ mod tests {
     use super::*;
 
     fn release(asked: [bool; 3], was_valid: bool) -> Release {
-        Release::new(asked.into_iter(), was_valid, Some(7))
+        Release::new(asked.into_iter(), was_valid, Some(7), false)
     }
 
     fn failed() -> Result<Released, NodeError> {
@@ -236,6 +242,19 @@ mod tests {
             release.end_pass();
             assert_eq!(release.verdict("k").unwrap().is_ok(), was_valid);
         }
+    }
+
+    #[test]
+    fn a_key_is_done_only_where_a_majority_has_said_so() {
+        let mut release = Release::new([true; 3].into_iter(), true, Some(7), true);
+        release.note(0, Ok(Released::Deleted), true, true);
+        release.note(1, failed(), true, true);
+        release.note(1, Ok(Released::Gone { counter: 7 }), true, true);
+        release.note(2, failed(), true, true);
+        release.end_pass();
+        assert!(release.verdict("k").is_none(), "the third may have marked it or not");
+        release.note(2, Ok(Released::NotOurs { counter: 8 }), true, true);
+        assert!(release.verdict("k").unwrap().unwrap_err().is_not_held());
     }
 
     #[test]

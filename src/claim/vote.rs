@@ -81,10 +81,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::node::Whose;
 
     fn taken() -> Answer {
         let (holder, name) = ("another".to_owned(), None);
-        Answer::Refused { expires_in: None, holder, name, is_owners: false }
+        Answer::Refused { expires_in: None, holder, name, whose: Whose::Anothers }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod any_request;
 pub(crate) mod guard;
 pub(crate) mod loss;
+pub(crate) mod once;
 pub(crate) mod options;
 pub(crate) mod request;
 pub(crate) mod set;

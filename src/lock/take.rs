@@ -63,7 +63,7 @@ pub(super) fn spec(
         let (renewal, caller) = (options.renewal().cloned(), Span::current());
         let Options { ttl, label, owner, holder, .. } = options;
         let (ttl, label, owner, holder) = (*ttl, *label, owner.clone(), holder.clone());
-        Ok(LockSpec { key, ttl, owner, holder, joins, renewal, label, caller })
+        Ok(LockSpec { key, ttl, owner, holder, joins, once: false, renewal, label, caller })
     };
     check().inspect_err(|error| metrics::refused(options.label, error))
 }

@@ -116,11 +116,17 @@ fn lost(claim: &Claim, reason: LossReason) -> Error {
 pub(crate) fn check_work(released: Result<()>) -> Result<()> {
     match released {
         Err(Error::NotHeld { key }) => Err(Error::Lost { key, reason: LossReason::Taken }),
-        Err(error) => {
-            tracing::warn!(key = error.key(), %error, "work done, but release not confirmed");
+        released => {
+            tell_unconfirmed(released);
             Ok(())
         }
-        Ok(()) => Ok(()),
+    }
+}
+
+/// Tells the log of a release that nobody can do anything about.
+pub(crate) fn tell_unconfirmed(released: Result<()>) {
+    if let Err(error) = released {
+        tracing::warn!(key = error.key(), %error, "work done, but release not confirmed");
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::types::{attempt_id::AttemptId, token::OwnerToken};
+use crate::types::{
+    attempt_id::AttemptId,
+    token::{Mark, OwnerToken},
+};
 
 /// One thing asked of a node about one [`SendLog`](super::SendLog)'s key, owner and attempt.
 #[derive(Clone, Copy, Debug)]
@@ -12,8 +15,8 @@ pub(crate) enum Command {
     /// Raise the fencing counter to `token`, and give the lock at least `ttl` to live if one is named.
     Touch { ttl: Option<Duration>, token: u64, mode: Touch },
     /// Delete the lock if it is the attempt's, and note that the attempt has ended. If it was held, announce it with
-    /// its fencing token, or another number where it has none. `keep`: keep it for nobody for so long instead.
-    Release { held: Option<u64>, keep: Option<Duration> },
+    /// its fencing token, or another number where it has none. `keep`: keep it for nobody instead.
+    Release { held: Option<u64>, keep: Option<Keep> },
     /// Look who holds the lock.
     Inspect,
 }
@@ -44,6 +47,20 @@ impl Command {
     }
 }
 
+/// For how long a release leaves the key, for nobody, and as what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keep {
+    pub(crate) time: Duration,
+    pub(crate) mark: Mark,
+}
+
+impl Keep {
+    /// Whether those who wait are told: some of them wait for just this.
+    pub(crate) fn is_announced(self) -> bool {
+        self.mark == Mark::Done
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Touch {
     /// For an attempt that has votes: it may come to nothing yet.
@@ -69,12 +86,11 @@ pub(crate) enum Answer {
         expires_in: Duration,
     },
     /// The lock is another's; `holder` tells locks apart, `name` is what its holder is called, if it has told.
-    /// `is_owners`: that of another attempt of the same owner.
     Refused {
         expires_in: Option<Duration>,
         holder: String,
         name: Option<String>,
-        is_owners: bool,
+        whose: Whose,
     },
     /// There is no lock.
     Gone,
@@ -82,6 +98,17 @@ pub(crate) enum Answer {
     Ended,
     Released(Released),
     Seen(KeyState),
+}
+
+/// Whose a lock is that is in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Another owner's.
+    Anothers,
+    /// That of another attempt of the same owner.
+    Owners,
+    /// Nobody's: the key is done.
+    Nobodys,
 }
 
 /// What a release found at a node.

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    command::{Answer, Command, KeyState, Released, Touch},
+    command::{Answer, Command, Keep, KeyState, Released, Touch, Whose},
     failure::Failure,
     notices::{Notice, OnNotice},
     send_log::SendLog,
@@ -21,7 +21,11 @@ use super::{
 use crate::{
     host::sync::lock,
     types::{
-        attempt_id::AttemptId, error::NodeError, key::Key, token::OwnerToken, validity::millis,
+        attempt_id::AttemptId,
+        error::NodeError,
+        key::Key,
+        token::{Mark, OwnerToken},
+        validity::millis,
     },
 };
 
@@ -151,7 +155,8 @@ impl Store {
         }
         let answer = kept.answer(Names::of(send_log, command), command, Instant::now());
         drop(kept);
-        if let Command::Release { held: Some(token), keep: None } = command
+        if let Command::Release { held: Some(token), keep } = command
+            && keep.is_none_or(Keep::is_announced)
             && answer == Answer::Released(Released::Deleted)
         {
             self.announce(&send_log.key.channel, token);
@@ -288,13 +293,17 @@ impl Kept {
         }
     }
 
-    fn release(&mut self, names: Names<'_>, keep: Option<Duration>, now: Instant) -> Released {
+    fn release(&mut self, names: Names<'_>, keep: Option<Keep>, now: Instant) -> Released {
         let (Fence { counter, .. }, is_this) = (self.fence(names), self.is_this(names));
+        let is_done_by_it = self.is_done_by(names);
         match (self.locks.get_mut(names.lock), keep) {
+            (Some(_), Some(keep)) if is_done_by_it && keep.mark == Mark::Done => {
+                return Released::Deleted;
+            }
             (Some(_), _) if !is_this => return Released::NotOurs { counter },
-            (Some((value, end)), Some(keep)) => {
-                let ends = now + Duration::from_millis(millis(keep));
-                (*value, *end) = (names.owner.kept(), ends);
+            (Some((value, end)), Some(Keep { time, mark })) => {
+                let ends = now + Duration::from_millis(millis(time));
+                (*value, *end) = (names.owner.marked(mark), ends);
             }
             (found, _) => drop(found.is_some().then(|| self.locks.remove(names.lock))),
         }
@@ -343,6 +352,13 @@ impl Kept {
         found.is_some_and(|(value, _)| value == names.owner) && self.fence(names).id == names.id
     }
 
+    /// Whether the key is done, by this very attempt.
+    fn is_done_by(&self, names: Names<'_>) -> bool {
+        let done = names.owner.marked(Mark::Done);
+        let found = self.locks.get(names.lock);
+        found.is_some_and(|(value, _)| *value == done) && self.fence(names).id == names.id
+    }
+
     /// Whether this very attempt was released here last.
     fn has_ended(&self, names: Names<'_>) -> bool {
         let fence = self.fence(names);
@@ -356,7 +372,11 @@ impl Kept {
             expires_in: Some(*end - now),
             holder: [value.as_str(), " ", &id].concat(),
             name: value.holder().map(str::to_owned),
-            is_owners: value == names.owner,
+            whose: match value.mark() {
+                _ if value == names.owner => Whose::Owners,
+                Some(Mark::Done) => Whose::Nobodys,
+                _ => Whose::Anothers,
+            },
         })
     }
 

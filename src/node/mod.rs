@@ -30,7 +30,7 @@ use redis::RedisConnectionInfo;
 #[cfg(feature = "test-util")]
 pub use self::faults::Faults;
 pub(crate) use self::{
-    command::{Answer, Command, KeyState, Released, Touch},
+    command::{Answer, Command, Keep, KeyState, Released, Touch, Whose},
     facts::{Clock, Facts, Missing, Rights, ServerFacts},
     lane::Recovered,
     link::{NodeClient, NodeSubscription},

@@ -33,7 +33,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// Another owner holds the lock: the refusals alone rule a majority out.
-    #[error("lock {key:?} is held by {}", Named(holder.as_deref()))]
+    #[error("lock {key:?} is {}", Standing { is_done: *is_done, holder: holder.as_deref() })]
     #[non_exhaustive]
     AlreadyHeld {
         /// The lock's key.
@@ -43,6 +43,9 @@ pub enum Error {
         /// The [name](crate::LockRequest::holder) of that holder, if the lock was taken under one. On several nodes, which
         /// may tell of several holders, it is the one that `retry_after` is about.
         holder: Option<String>,
+        /// Whether nobody holds it, because what was to be done under it is [done](crate::LockGuard::complete), and for
+        /// how long that is remembered is what `retry_after` says.
+        is_done: bool,
     },
     /// The lock is not ours, or no longer: it has expired, or is another owner's.
     #[error("lock {key:?} is not held: it has expired or is another owner's")]
@@ -161,6 +164,16 @@ impl Error {
         matches!(self.last_cause(), Self::AlreadyHeld { .. })
     }
 
+    /// Whether it is of no use to try again.
+    pub(crate) const fn is_final(&self) -> bool {
+        matches!(self, Self::Closed | Self::Config { .. })
+    }
+
+    /// Whether the key is done, also as the last cause of giving up.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.last_cause(), Self::AlreadyHeld { is_done: true, .. })
+    }
+
     /// Whether a majority agreed too late, also as the last cause of giving up.
     pub(crate) fn is_late(&self) -> bool {
         matches!(self.last_cause(), Self::ValidityExpired { .. })
@@ -207,14 +220,18 @@ impl Error {
     }
 }
 
-/// Who holds a lock, as far as that is known.
-struct Named<'a>(Option<&'a str>);
+/// Why a lock is not to be had, and who holds it, as far as that is known.
+struct Standing<'a> {
+    is_done: bool,
+    holder: Option<&'a str>,
+}
 
-impl Display for Named<'_> {
+impl Display for Standing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(name) => write!(f, "{name:?}"),
-            None => f.write_str("another owner"),
+        match self.holder {
+            _ if self.is_done => f.write_str("done"),
+            Some(name) => write!(f, "held by {name:?}"),
+            None => f.write_str("held by another owner"),
         }
     }
 }
@@ -368,7 +385,8 @@ mod tests {
         let error = given_up(unavailable());
         assert!(error.is_unavailable() && error.is_timeout() && !error.is_contended());
         assert_eq!(error.node_errors()[0].node(), "a:1");
-        let held = Error::AlreadyHeld { key: "k".into(), retry_after: None, holder: None };
+        let held =
+            Error::AlreadyHeld { key: "k".into(), retry_after: None, holder: None, is_done: false };
         assert!(given_up(held).is_contended());
     }
 
@@ -376,7 +394,8 @@ mod tests {
     fn a_refusal_names_the_holder_if_it_has_a_name() {
         let held = |holder: Option<&str>| {
             let holder = holder.map(str::to_owned);
-            Error::AlreadyHeld { key: "k".into(), retry_after: None, holder }.to_string()
+            Error::AlreadyHeld { key: "k".into(), retry_after: None, holder, is_done: false }
+                .to_string()
         };
         assert_eq!(held(Some("db1-4711")), "lock \"k\" is held by \"db1-4711\"");
         assert_eq!(held(None), "lock \"k\" is held by another owner");

@@ -81,6 +81,17 @@ impl Settings {
     }
 }
 
+/// Refuses to remember for so long that something is done.
+pub(crate) fn check_keep(keep: Duration) -> Result<()> {
+    if (SHORTEST_KEEP..=LONGEST_KEEP).contains(&keep) {
+        return Ok(());
+    }
+    Err(Error::config(format!("`keep` must be from 1 ms to 30 days, not {keep:?}")))
+}
+
+const SHORTEST_KEEP: Duration = Duration::from_millis(1);
+const LONGEST_KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

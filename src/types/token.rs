@@ -120,7 +120,7 @@ impl OwnerToken {
     }
 
     fn name_and_secret(&self) -> Option<(&str, &str)> {
-        let owner = self.0.strip_prefix(KEPT).unwrap_or(&self.0);
+        let owner = self.0.trim_start_matches(MARK);
         let (name, secret) = owner.split_once(BEHIND_NAME)?;
         (is_name(name) && is_random(secret)).then_some((name, secret))
     }
@@ -132,7 +132,7 @@ impl OwnerToken {
     /// # Errors
     ///
     /// [`Error::Config`] if the token is empty or longer than 256 bytes, or begins with U+0001, which marks a key that
-    /// is kept for nobody.
+    /// is left in place for nobody.
     pub fn new(token: impl Into<String>) -> Result<Self> {
         let token = token.into();
         if !(1..=256).contains(&token.len()) {
@@ -141,7 +141,7 @@ impl OwnerToken {
                 "an owner token must have 1 to 256 bytes, not {length}"
             )));
         }
-        if token.starts_with(KEPT) {
+        if token.starts_with(MARK) {
             return Err(Error::config("an owner token must not begin with U+0001"));
         }
         Ok(Self(token.into()))
@@ -158,17 +158,22 @@ impl OwnerToken {
         Self(String::from_utf8_lossy(value).into())
     }
 
-    /// The value of a key that this owner has released, but that is kept for nobody.
+    /// The value of a key that this owner has released, but that is left in place under this mark, for nobody.
     ///
     /// No owner token begins with the mark. So the value differs from every owner's, and each command that compares the
     /// two refuses the key by itself: nobody can extend, adopt, take over or release it.
-    pub(crate) fn kept(&self) -> Self {
-        Self([KEPT, &*self.0].concat().into())
+    pub(crate) fn marked(&self, mark: Mark) -> Self {
+        Self([mark.text(), &*self.0].concat().into())
+    }
+
+    /// The mark in front of a value that was found, if there is one.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        [Mark::Done, Mark::Kept].into_iter().find(|mark| self.0.starts_with(mark.text()))
     }
 
     /// Who left a key with this value for nobody, if it was.
     pub(crate) fn left_by(&self) -> Option<Self> {
-        self.0.strip_prefix(KEPT).map(|owner| Self(owner.into()))
+        self.0.starts_with(MARK).then(|| Self(self.0.trim_start_matches(MARK).into()))
     }
 }
 
@@ -177,8 +182,27 @@ fn is_random(text: &str) -> bool {
     text.len() == uuid::fmt::Simple::LENGTH && text.bytes().all(is_hex)
 }
 
-/// The mark in front of the value of a key that is kept for nobody.
-const KEPT: &str = "\u{1}";
+/// As what a key is left in place for nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Until the shortest hold is over.
+    Kept,
+    /// What was to be done under the lock is done.
+    Done,
+}
+
+impl Mark {
+    /// What stands in front of the owner token. The scripts know it, too.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Kept => "\u{1}",
+            Self::Done => "\u{1}\u{1}",
+        }
+    }
+}
+
+/// What marks are made of.
+const MARK: char = '\u{1}';
 /// What stands between a holder's name and the secret. The scripts know it, too.
 const BEHIND_NAME: &str = "/\u{1}";
 
@@ -246,7 +270,7 @@ mod tests {
         assert!(token.looks_random());
         assert_eq!(token.to_string(), format!("db1-4711/{}…", &secret[..8]));
         assert!(!format!("{token:?}").contains(&secret[..9]));
-        assert_eq!(token.kept().holder(), Some("db1-4711"));
+        assert_eq!(token.marked(Mark::Kept).holder(), Some("db1-4711"));
         assert_eq!(OwnerToken::new(token.as_str()).unwrap(), token, "it is a token like others");
         assert!(OwnerToken::named(&"ü".repeat(64)).as_str().len() <= 256);
     }
@@ -280,9 +304,11 @@ mod tests {
 
     #[test]
     fn no_token_begins_with_the_mark_of_kept_keys() {
-        let kept = OwnerToken::new("us").unwrap().kept();
-        assert!(OwnerToken::new(kept.as_str()).unwrap_err().is_config());
-        assert_eq!(kept.left_by(), Some(OwnerToken::new("us").unwrap()));
+        for mark in [Mark::Kept, Mark::Done] {
+            let left = OwnerToken::new("us").unwrap().marked(mark);
+            assert!(OwnerToken::new(left.as_str()).unwrap_err().is_config());
+            assert_eq!((left.mark(), left.left_by()), (Some(mark), OwnerToken::new("us").ok()));
+        }
         assert_eq!(OwnerToken::new("us").unwrap().left_by(), None);
     }
 }

@@ -23,6 +23,7 @@ mod doctor;
 mod exits;
 mod loss;
 mod nodes;
+mod once;
 mod output;
 mod scene;
 mod signals;

@@ -51,7 +51,7 @@ mod memory;
 mod metrics;
 mod nodes;
 mod oddities;
-
+mod once;
 mod outage;
 mod policies;
 mod preflight;

@@ -78,6 +78,7 @@ enum Way {
     TryAcquire,
     AcquireOrExtend,
     Run,
+    RunOnce,
 }
 
 impl Worker {
@@ -122,6 +123,7 @@ impl Worker {
             0 => Way::TryAcquire,
             1 => Way::AcquireOrExtend,
             2 => Way::Run,
+            3..=8 if setting.plan.kind.completes() => Way::RunOnce,
             3..=6 if setting.plan.kind.shares() => Way::AcquireOrExtend,
             _ => *dice.pick(&ways),
         };
@@ -129,6 +131,9 @@ impl Worker {
         let joins = is_chosen && matches!(way, Way::AcquireOrExtend);
         let began = now();
         let cancelled = if dice.chance(25) { dice.millis(0..120) } else { FOREVER };
+        if matches!(way, Way::RunOnce) {
+            return Box::pin(self.run_once(&key, request, cancelled)).await;
+        }
         if matches!(way, Way::Run) {
             let held = Mutex::new(None);
             let work = async |guard: &LockGuard| {
@@ -237,7 +242,7 @@ impl Worker {
         }
     }
 
-    fn tell(&self, outcome: Option<Result<()>>) {
+    pub(super) fn tell(&self, outcome: Option<Result<()>>) {
         match outcome {
             Some(Ok(())) => self.note("done"),
             Some(Err(error)) => {
@@ -254,7 +259,7 @@ impl Worker {
     }
 
     /// Waits for one of the locks, unless cancelled or all is over.
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         keys: &[String],
         cancelled: Duration,
@@ -293,7 +298,7 @@ fn ask(
     dice: &super::dice::Dice,
 ) -> Pin<Box<dyn Future<Output = Result<LockGuard>> + Send>> {
     match way {
-        Way::Acquire | Way::Run => Box::pin(request.acquire()),
+        Way::Acquire | Way::Run | Way::RunOnce => Box::pin(request.acquire()),
         Way::AcquireWithin => Box::pin(request.wait_timeout(dice.millis(0..2_000)).acquire()),
         Way::AcquireRetrying => Box::pin(request.retry(retry(dice)).acquire()),
         Way::TryAcquire => Box::pin(request.try_acquire()),

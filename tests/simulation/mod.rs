@@ -26,6 +26,7 @@ mod client;
 mod dice;
 mod holding;
 mod network;
+mod once;
 mod oracle;
 mod plan;
 mod process;
@@ -82,9 +83,14 @@ fn no_more_guards_than_permits_are_valid_whatever_breaks() {
 }
 
 #[test]
+fn what_is_done_is_nobodys_whatever_breaks() {
+    simulate(Kind::Once);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
-    use Kind::{Amnesia, Calm, Drift, Leases, Leftovers, Restarts, Sharing, Slots};
-    for kind in [Calm, Leases, Leftovers, Amnesia, Restarts, Drift, Sharing, Slots] {
+    use Kind::{Amnesia, Calm, Drift, Leases, Leftovers, Once, Restarts, Sharing, Slots};
+    for kind in [Calm, Leases, Leftovers, Amnesia, Restarts, Drift, Sharing, Slots, Once] {
         for seed in 0..8 {
             let (once, again) = (traced(kind, seed), traced(kind, seed));
             let differs = once.iter().zip(&again).position(|(one, other)| one != other);

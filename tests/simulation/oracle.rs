@@ -11,6 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     network::Conn,
+    once::Completions,
     plan::{Kind, Plan},
     process::{Process, now},
     server::short,
@@ -21,18 +22,18 @@ use crate::{
     claim::Claim,
     host::sync::lock,
     node::{Answer, Command, Released},
-    types::attempt_id::AttemptId,
+    types::{attempt_id::AttemptId, token::Mark},
 };
 
 pub(super) struct Oracle {
     plan: Plan,
     trace: Arc<Trace>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     pub(super) failed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     guards: Vec<Held>,
     /// By key, in the order of acquisition.
     acquired: BTreeMap<String, Vec<Acquired>>,
@@ -49,6 +50,8 @@ struct State {
     /// Owners whose locks are left to their TTL.
     exempt: BTreeSet<String>,
     processes: BTreeMap<String, Arc<Process>>,
+    /// Work that was to run once.
+    pub(super) completions: Completions,
     failure: Option<String>,
     checked: u64,
 }
@@ -195,6 +198,7 @@ impl Oracle {
         let held = Held { process: process.clone(), lock: got, claim, deadline: now };
         lock(&self.state).guards.push(held);
         self.exclusion();
+        self.is_not_done(&key, began);
         let mut state = lock(&self.state);
         let acquired = state.acquired.entry(key.clone()).or_default();
         if is_unfenced {
@@ -360,6 +364,10 @@ impl Oracle {
     /// All is quiet: nobody may have left anything behind.
     pub(super) fn left_behind(&self, server: &str, locks: Vec<(String, OwnerToken)>) {
         for (key, owner) in locks {
+            if owner.mark() == Some(Mark::Done) {
+                self.left_done(server, &key, &owner);
+                continue;
+            }
             // What a stray acquire of a chosen owner was granted above its proposal is left to its TTL.
             let is_stray = is_chosen(owner.as_str()) && self.plan.kind.breaks();
             let is_excused = self.is_exempt(&owner) || is_stray;

@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Sharing,
     /// As with short leases, and the keys are the slots of a semaphore: most who come take any of them.
     Slots,
+    /// As with short leases, and most work is to run once.
+    Once,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +63,11 @@ impl Kind {
     /// Whether the nodes keep their locks and fencing counters.
     pub(super) const fn remembers(self) -> bool {
         !matches!(self, Self::Amnesia | Self::Restarts)
+    }
+
+    /// Whether most work is to run once.
+    pub(super) const fn completes(self) -> bool {
+        matches!(self, Self::Once)
     }
 
     /// Whether one owner is shared by all processes.
@@ -117,6 +124,11 @@ impl Plan {
             Kind::Restarts if dice.chance(50) => LONGEST_LEASE,
             _ => dice.millis(60..1_500),
         }
+    }
+
+    /// For how long it is remembered that something is done: past the end of the schedule, or not.
+    pub(super) fn keep(dice: &Dice) -> Duration {
+        if dice.chance(50) { dice.millis(600..3_000) } else { Duration::from_secs(3_600) }
     }
 
     /// The rate of a node's clock.

@@ -1,6 +1,6 @@
 //! The wire format, as a server reads and writes it.
 
-use crate::node::{Answer, Released};
+use crate::node::{Answer, Released, Whose};
 
 /// Takes the first whole command from what was received.
 pub(super) fn take_command(received: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
@@ -69,8 +69,12 @@ impl From<&Answer> for Word {
             Answer::Ours { token, expires_in } => {
                 vec![Self::Number(2), Self::Number(int(*token)), pttl(Some(*expires_in), 0)]
             }
-            Answer::Refused { expires_in, holder, name, is_owners } => {
-                let code = if *is_owners { 6 } else { 0 };
+            Answer::Refused { expires_in, holder, name, whose } => {
+                let code = match whose {
+                    Whose::Anothers => 0,
+                    Whose::Owners => 6,
+                    Whose::Nobodys => 7,
+                };
                 let texts = [Some(holder), name.as_ref()].into_iter().flatten().cloned();
                 let mut words = vec![Self::Number(code), pttl(*expires_in, -1)];
                 words.extend(texts.map(Self::Text));

@@ -18,8 +18,13 @@ use super::{
 };
 use crate::{
     host::sync::lock,
-    node::{Answer, Command, Kept, Names, Released, Touch, scripts},
-    types::{attempt_id::AttemptId, fencing::Fencing, key::Key, token::OwnerToken},
+    node::{Answer, Command, Keep, Kept, Names, Released, Touch, scripts},
+    types::{
+        attempt_id::AttemptId,
+        fencing::Fencing,
+        key::Key,
+        token::{Mark, OwnerToken},
+    },
 };
 
 pub(crate) struct Server {
@@ -146,7 +151,8 @@ impl Server {
         self.oracle().ran(&self.name, conn, &call.owner, call.command, &answer);
         let attempt = (call.owner.as_str().to_owned(), call.id);
         self.oracle().voted(&self.name, &call.lock, attempt, call.command, &answer);
-        if let Command::Release { held: Some(_), keep: None } = call.command
+        if let Command::Release { held: Some(_), keep } = call.command
+            && keep.is_none_or(Keep::is_announced)
             && answer == Answer::Released(Released::Deleted)
         {
             self.publish(&call.channel, &call.message);
@@ -294,7 +300,11 @@ fn read_script(words: &[Vec<u8>]) -> Option<Call> {
         2 => {
             (id, channel, message) = (text_of(1)?, text_of(2)?, text_of(5)?);
             let held = number(3).filter(|_| !channel.is_empty());
-            Command::Release { held, keep: time(4).filter(|keep| !keep.is_zero()) }
+            let mark = [Mark::Kept, Mark::Done]
+                .into_iter()
+                .find(|mark| text_of(7).is_some_and(|text| text == mark.text()));
+            let time = time(4).filter(|time| !time.is_zero());
+            Command::Release { held, keep: time.zip(mark).map(|(time, mark)| Keep { time, mark }) }
         }
         _ => Command::Inspect,
     };

@@ -186,7 +186,7 @@ pub(crate) struct Run {
     /// Let so many hold the lock at a time, not one: all who use it must name the same number, 1 to 1024
     ///
     /// Each of them holds one of the locks KEY#0, KEY#1 and so on, whichever is free. REDLATCH_KEY says which.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "once")]
     pub(crate) permits: Option<usize>,
 
     /// How long servers keep the lock without a renewal (500ms, 30s, 5m): the longest that a crash is in the way
@@ -213,6 +213,14 @@ pub(crate) struct Run {
     /// by: it runs once. Combine it with --no-wait.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) min_hold: Option<Duration>,
+
+    /// Run the command only if it has not succeeded within this time, and remember for as long if it does [default: not]
+    ///
+    /// If it has, the exit code is 0 at once. If it runs elsewhere, the exit code is 75, unless --wait says how long to
+    /// wait for it. A command that fails is not remembered, and its exit code is passed on. From 1ms to 30 days. A crash
+    /// between the command's end and the mark runs it again.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "min_hold")]
+    pub(crate) once: Option<Duration>,
 
     /// Hand the servers on to the command, with their passwords, in REDLATCH_NODES [default: not]
     ///

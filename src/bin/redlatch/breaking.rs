@@ -9,7 +9,13 @@ use redlatch::{LockManager, LockStatus, LockTicket};
 use serde::Serialize;
 
 use crate::{
-    args::Options, ask, exit, failure::Failure, inspect::Lock, output, owner, text::printable,
+    args::Options,
+    ask, exit,
+    failure::Failure,
+    inspect::Lock,
+    output,
+    owner::{self, Standing},
+    text::printable,
 };
 
 /// Breaks the lock that is seen, and returns the exit code.
@@ -25,7 +31,7 @@ pub(crate) async fn break_lock(
         Some(_) if !is_sure && !is_wanted(key, &status)? => Outcome::Declined,
         Some(ticket) => take_away(ticket, manager).await?,
     };
-    let shown = |token| owner::shown(status.holder(), token, status.is_kept());
+    let shown = |token| owner::shown(status.holder(), token, Standing::of(&status));
     let held_by = status.owner_token().map(shown);
     output::answer(&Report { key: key.to_owned(), outcome, held_by }, options);
     Ok(outcome.code())

@@ -30,6 +30,8 @@ pub(crate) enum Event {
         expires_in_ms: Option<u64>,
         message: String,
     },
+    /// The command has succeeded lately, and is to do so once.
+    Done { key: String, forgotten_in_ms: Option<u64> },
     /// A signal ended the waiting.
     Interrupted { key: String, signal: i32 },
     /// A renewal failed after one that worked.
@@ -84,6 +86,7 @@ impl Event {
             Self::Waiting { .. }
                 | Self::Acquired { .. }
                 | Self::NotAcquired { .. }
+                | Self::Done { .. }
                 | Self::Interrupted { .. }
                 | Self::Released { .. }
         )
@@ -108,6 +111,14 @@ impl Display for Event {
                 write!(f, "did not acquire {}, {}", printable(key), held(holder, *expires_in_ms))
             }
             Self::NotAcquired { message, .. } => f.write_str(message),
+            Self::Done { key, forgotten_in_ms } => {
+                let left = forgotten_in_ms.map(for_another).unwrap_or_default();
+                write!(
+                    f,
+                    "{} is done already, and that is remembered for another {left}",
+                    printable(key)
+                )
+            }
             Self::Interrupted { key, signal } => {
                 write!(f, "gave up waiting for {} on signal {signal}", printable(key))
             }

@@ -9,7 +9,8 @@ use crate::{
     args::Options,
     exit,
     failure::Failure,
-    output, owner,
+    output,
+    owner::{self, Standing},
     text::{chain, held, millis, printable},
 };
 
@@ -47,7 +48,7 @@ struct Vote {
 
 impl Lock {
     pub(crate) fn new(key: &str, status: &LockStatus) -> Self {
-        let shown = |token| owner::shown(status.holder(), token, status.is_kept());
+        let shown = |token| owner::shown(status.holder(), token, Standing::of(status));
         Self {
             key: key.to_owned(),
             held: status.is_held(),
@@ -61,7 +62,7 @@ impl Lock {
 
 impl Vote {
     fn new(vote: &NodeVote) -> Self {
-        let shown = |token| owner::shown(vote.holder(), token, vote.is_kept());
+        let shown = |token| owner::shown(vote.holder(), token, Standing::at(vote));
         Self {
             node: vote.node().to_owned(),
             held_by: vote.owner_token().map(shown),

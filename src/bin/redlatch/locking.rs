@@ -1,8 +1,11 @@
 //! Acquiring the lock that a command is to run under.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use redlatch::{LockAnyRequest, LockGuard, LockManager, RenewalEvent};
+use redlatch::{LockAnyRequest, LockGuard, LockManager, LockRequest, Once, RenewalEvent};
 use rustix::process::Signal;
 use tokio::select;
 
@@ -22,7 +25,7 @@ pub(crate) async fn acquire(
     let guard = select! {
         biased;
         signal = signals.next() => return Err(Stop::Signal(signal)),
-        guard = wait(run, request(run, manager, reporter)?) => guard?,
+        guard = wait(run, request(run, manager, reporter)?) => guard??,
         never = progress.tell() => match never {},
     };
     let owner = owner::name();
@@ -36,6 +39,12 @@ pub(crate) async fn acquire(
 pub(crate) enum Stop {
     Signal(Signal),
     Failure(Failure),
+    /// The command is to run once, and runs elsewhere.
+    Running,
+    /// It has run, and for so long that is remembered.
+    Done {
+        forgotten_in: Option<Duration>,
+    },
 }
 
 impl<T: Into<Failure>> From<T> for Stop {
@@ -45,11 +54,7 @@ impl<T: Into<Failure>> From<T> for Stop {
 }
 
 /// A lock that is renewed at least twice before its grace time.
-fn request(
-    run: &Run,
-    manager: &LockManager,
-    reporter: &Reporter,
-) -> Result<LockAnyRequest, Failure> {
+fn request(run: &Run, manager: &LockManager, reporter: &Reporter) -> Result<Wanted, Failure> {
     let (grace, most) = (run.grace(), run.ttl / 10 * 9);
     if grace.is_zero() || grace > most {
         let message = format!(
@@ -58,26 +63,63 @@ fn request(
         return Err(Failure::Usage(message));
     }
     let interval = (run.ttl / 3).min(run.ttl.saturating_sub(grace) / 2);
-    let request = match run.permits {
-        None => manager.lock_any([&run.key]),
-        Some(permits) => manager.semaphore(&run.key, permits),
-    };
-    let request = request.ttl(run.ttl).holder(owner::name());
-    let request = request.min_hold(run.min_hold.unwrap_or_default());
     let (reporter, failing) = (reporter.clone(), AtomicBool::new(false));
-    Ok(request.auto_renew_every(interval).on_renewal(move |event| {
+    let on_renewal = move |event: &RenewalEvent| {
         if let Some(event) = news(event, &failing) {
             reporter.say(&event);
         }
-    }))
+    };
+    // The two kinds of requests have these setters in common, and no trait.
+    macro_rules! told {
+        ($request:expr) => {
+            $request
+                .ttl(run.ttl)
+                .holder(owner::name())
+                .min_hold(run.min_hold.unwrap_or_default())
+                .auto_renew_every(interval)
+                .on_renewal(on_renewal)
+        };
+    }
+    Ok(match run.permits {
+        None => Wanted::Lock(told!(manager.lock(&run.key))),
+        Some(permits) => Wanted::Permit(told!(manager.semaphore(&run.key, permits))),
+    })
 }
 
-async fn wait(run: &Run, request: LockAnyRequest) -> redlatch::Result<LockGuard> {
-    match run.wait {
-        _ if run.no_wait => request.try_acquire().await,
-        Some(longest) => request.wait_timeout(longest).acquire().await,
-        None => request.acquire().await,
+/// What is asked for: one lock, or one of so many permits.
+enum Wanted {
+    Lock(LockRequest),
+    Permit(LockAnyRequest),
+}
+
+async fn wait(run: &Run, wanted: Wanted) -> redlatch::Result<Result<LockGuard, Stop>> {
+    match (wanted, run.once, run.wait) {
+        (Wanted::Lock(request), Some(keep), _) => return once(run, request, keep).await,
+        (Wanted::Lock(request), ..) if run.no_wait => request.try_acquire().await,
+        (Wanted::Lock(request), _, Some(longest)) => request.wait_timeout(longest).await,
+        (Wanted::Lock(request), ..) => request.await,
+        (Wanted::Permit(request), ..) if run.no_wait => request.try_acquire().await,
+        (Wanted::Permit(request), _, Some(longest)) => request.wait_timeout(longest).await,
+        (Wanted::Permit(request), ..) => request.await,
     }
+    .map(Ok)
+}
+
+/// Takes the lock unless the command runs elsewhere, which is waited for if that is wished, or is done.
+async fn once(
+    run: &Run,
+    request: LockRequest,
+    keep: Duration,
+) -> redlatch::Result<Result<LockGuard, Stop>> {
+    let request = match run.wait {
+        Some(longest) => request.wait_timeout(longest),
+        None => request,
+    };
+    Ok(match request.acquire_once(keep).await? {
+        Once::Ran(guard) => Ok(guard),
+        Once::Done { retry_after, .. } => Err(Stop::Done { forgotten_in: retry_after }),
+        _ => Err(Stop::Running),
+    })
 }
 
 /// What is new in a renewal: that renewals begin to fail, or to work again.

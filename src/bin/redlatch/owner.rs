@@ -1,6 +1,6 @@
 //! Holder names: what `redlatch` calls itself, and how others are shown.
 
-use redlatch::OwnerToken;
+use redlatch::{LockStatus, NodeVote, OwnerToken};
 
 use crate::text;
 
@@ -23,11 +23,43 @@ fn fitted(host: &str, end: &str) -> String {
     name + end
 }
 
-/// A holder's name, or the first characters of an owner token that has none. `is_kept`: who had that has released the
-/// lock, and left it to nobody for a while.
-pub(crate) fn shown(holder: Option<&str>, token: &OwnerToken, is_kept: bool) -> String {
+/// How a lock stands to whom it is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Held,
+    /// Released, and left to nobody for a while.
+    Kept,
+    /// The same, since what was to be done is done.
+    Done,
+}
+
+impl Standing {
+    pub(crate) fn of(status: &LockStatus) -> Self {
+        match () {
+            () if status.is_done() => Self::Done,
+            () if status.is_kept() => Self::Kept,
+            () => Self::Held,
+        }
+    }
+
+    pub(crate) fn at(vote: &NodeVote) -> Self {
+        match () {
+            () if vote.is_done() => Self::Done,
+            () if vote.is_kept() => Self::Kept,
+            () => Self::Held,
+        }
+    }
+}
+
+/// A holder's name, or the first characters of an owner token that has none.
+pub(crate) fn shown(holder: Option<&str>, token: &OwnerToken, standing: Standing) -> String {
     let shown = holder.map_or_else(|| text::printable(&token.to_string()), str::to_owned);
-    format!("{shown}{}", if is_kept { " (released)" } else { "" })
+    let standing = match standing {
+        Standing::Held => "",
+        Standing::Kept => " (released)",
+        Standing::Done => " (done)",
+    };
+    format!("{shown}{standing}")
 }
 
 const MOST_CHARACTERS: usize = 64;
@@ -58,13 +90,13 @@ mod tests {
     #[test]
     fn of_a_holder_without_a_name_eight_characters_are_shown() {
         let token = OwnerToken::random();
-        assert_eq!(shown(None, &token, false), format!("{}…", &token.as_str()[..8]));
-        assert_eq!(shown(Some("db1-4711"), &token, true), "db1-4711 (released)");
+        assert_eq!(shown(None, &token, Standing::Held), format!("{}…", &token.as_str()[..8]));
+        assert_eq!(shown(Some("db1-4711"), &token, Standing::Kept), "db1-4711 (released)");
     }
 
     #[test]
     fn a_token_cannot_write_to_the_terminal() {
         let token = OwnerToken::new("\u{1b}[2J").unwrap();
-        assert_eq!(shown(None, &token, false), "\u{fffd}[2J");
+        assert_eq!(shown(None, &token, Standing::Held), "\u{fffd}[2J");
     }
 }

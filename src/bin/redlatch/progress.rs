@@ -10,7 +10,12 @@ use futures_util::future::join_all;
 use redlatch::{LockManager, LockStatus};
 use tokio::time::{Instant, sleep};
 
-use crate::{event::Event, owner, reporter::Reporter, text};
+use crate::{
+    event::Event,
+    owner::{self, Standing},
+    reporter::Reporter,
+    text,
+};
 
 /// Tells who holds a lock, once for each holder and rarely again.
 #[derive(Debug)]
@@ -66,7 +71,7 @@ impl<'a> Progress<'a> {
 
 /// Who holds a lock, as far as it may be shown, and for how long.
 pub(crate) fn holder(status: &LockStatus) -> Option<(String, Option<u64>)> {
-    let held_by = owner::shown(status.holder(), status.owner_token()?, status.is_kept());
+    let held_by = owner::shown(status.holder(), status.owner_token()?, Standing::of(status));
     Some((held_by, status.expires_in().map(text::millis)))
 }
 

@@ -1,6 +1,6 @@
 //! `redlatch run`: a command under a lock.
 
-use std::io;
+use std::{io, time::Duration};
 
 use redlatch::{Error, LockGuard, LockManager};
 
@@ -9,7 +9,6 @@ use crate::{
     child::Child,
     event::Event,
     exit,
-    failure::Failure,
     locking::{self, Stop},
     progress::holder,
     reporter::Reporter,
@@ -36,7 +35,21 @@ pub(crate) async fn run(
             let nodes = run.pass_nodes.then(|| options.nodes.join(","));
             hold(&run, guard, nodes, manager, &mut signals, reporter).await
         }
-        Err(Stop::Failure(failure)) => not_acquired(&run, &failure, manager, reporter).await,
+        Err(Stop::Failure(failure)) => {
+            let (code, message) = (failure.code(), failure.to_string());
+            // Of several, that which ends first.
+            let key = failure.key().unwrap_or(&run.key);
+            not_acquired(key, code, message, manager, reporter).await
+        }
+        Err(Stop::Running) => {
+            let message = format!("{} runs elsewhere", text::printable(&run.key));
+            not_acquired(&run.key, exit::HELD, message, manager, reporter).await
+        }
+        Err(Stop::Done { forgotten_in }) => {
+            let forgotten_in_ms = forgotten_in.map(text::millis);
+            reporter.say(&Event::Done { key: run.key, forgotten_in_ms });
+            0
+        }
         Err(Stop::Signal(signal)) => {
             reporter.say(&Event::Interrupted { key: run.key, signal: signal.as_raw() });
             exit::by_signal(signal)
@@ -64,7 +77,7 @@ async fn hold(
             let guard =
                 if run.min_hold.is_some() { unkept(guard, manager).await } else { Ok(guard) };
             return match guard {
-                Ok(guard) => release(guard, exit::not_started(&error), reporter).await,
+                Ok(guard) => release(guard, None, exit::not_started(&error), reporter).await,
                 // Its TTL ends it.
                 Err(_) => exit::not_started(&error),
             };
@@ -74,7 +87,10 @@ async fn hold(
     let (grace, needs_terminal) = (run.grace(), false);
     let watch = Watch { guard: &guard, child, grace, terminal, reporter, needs_terminal };
     match watch.over(signals).await {
-        Outcome::Exited { code } => release(guard, code, reporter).await,
+        Outcome::Exited { code } => {
+            let keep = run.once.filter(|_| code == 0);
+            release(guard, keep, code, reporter).await
+        }
         // What is left of the lock is dropped: the next one need not wait for its end.
         Outcome::Lost => exit::LOST,
     }
@@ -86,10 +102,18 @@ async fn unkept(guard: LockGuard, manager: &LockManager) -> redlatch::Result<Loc
     manager.adopt(guard.into_ticket()).await
 }
 
-/// Releases the lock of a command that has ended by itself.
-async fn release(guard: LockGuard, exit_code: u8, reporter: &Reporter) -> u8 {
+/// Releases the lock of a command that has ended by itself, and leaves it as done for `keep`.
+async fn release(
+    guard: LockGuard,
+    keep: Option<Duration>,
+    exit_code: u8,
+    reporter: &Reporter,
+) -> u8 {
     let (key, was_valid) = (guard.key().to_owned(), guard.is_valid());
-    let released = guard.release().await;
+    let released = match keep {
+        Some(keep) => guard.complete(keep).await,
+        None => guard.release().await,
+    };
     if !was_valid || released.as_ref().is_err_and(Error::is_not_held) {
         reporter.say(&Event::Unprotected { key });
         return exit::LOST;
@@ -109,21 +133,19 @@ fn not_started(run: &Run, error: &io::Error) -> Event {
 
 /// Says why there is no lock: who has it, if it is another's.
 async fn not_acquired(
-    run: &Run,
-    failure: &Failure,
+    key: &str,
+    code: u8,
+    message: String,
     manager: &LockManager,
     reporter: &Reporter,
 ) -> u8 {
-    let (code, message) = (failure.code(), failure.to_string());
     if code != exit::HELD {
         reporter.say(&Event::failed(message, code));
         return code;
     }
-    // Of several, that which ends first.
-    let key = failure.key().unwrap_or(&run.key).to_owned();
-    let status = manager.inspect(&key).await.ok();
+    let status = manager.inspect(key).await.ok();
     let (held_by, expires_in_ms) = status.as_ref().and_then(holder).unzip();
-    let expires_in_ms = expires_in_ms.flatten();
+    let (key, expires_in_ms) = (key.to_owned(), expires_in_ms.flatten());
     reporter.say(&Event::NotAcquired { key, held_by, expires_in_ms, message });
     code
 }

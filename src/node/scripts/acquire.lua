@@ -3,7 +3,7 @@
 -- ARGV: owner, ttl ms, proposed token, fence ttl ms, id ('' for a random owner)
 -- Returns token: granted now; {1, token}: granted to this very attempt before; {0, pttl, hash, name}: another owner's, a hash
 --         that tells locks apart, and what its holder is called, if it has a name; {6, pttl, hash}: this owner's, but
---         another attempt's; {-2}: the attempt has ended.
+--         another attempt's; {7, pttl, hash, name}: the key is done; {-2}: the attempt has ended.
 -- The fence holds `counter`, `counter id`, or an id with a letter behind it that is no digit of ids: `h` for a lock that
 -- is held, `x` for an attempt that has ended.
 local taken = redis.pcall('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
@@ -49,5 +49,6 @@ local counter, id = string.match(fence .. ' ', '^(%d+) (%x*)[hx]? ?$')
 if owner == ARGV[1] and id == ARGV[5] and (counter ~= '0' or not KEYS[2]) then return {1, tonumber(counter)} end
 local hash = string.sub(redis.sha1hex(owner .. ' ' .. (id or '')), 1, 8)
 -- A holder's name, if there is one, is all that may be told of an owner token. A nil ends the reply before it.
-local name = #owner < 256 and string.match(owner, '^\1?([^/%c]+)/\1' .. string.rep('[%da-f]', 32) .. '$') or nil
-return {owner == ARGV[1] and 6 or 0, redis.call('PTTL', KEYS[1]), hash, name}
+local name = #owner < 256 and string.match(owner, '^\1?\1?([^/%c]+)/\1' .. string.rep('[%da-f]', 32) .. '$') or nil
+local whose = owner == ARGV[1] and 6 or string.sub(owner, 1, 2) == '\1\1' and 7 or 0
+return {whose, redis.call('PTTL', KEYS[1]), hash, name}

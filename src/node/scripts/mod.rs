@@ -5,7 +5,7 @@ use std::{sync::LazyLock, time::Duration};
 use redis::{Cmd, ErrorKind, RedisError, Script, Value};
 
 use super::{
-    command::{Answer, Command, KeyState, Released, Touch},
+    command::{Answer, Command, Keep, KeyState, Released, Touch, Whose},
     message::Message,
     send_log::SendLog,
 };
@@ -101,22 +101,26 @@ pub(super) fn encode(
             cmd.arg(id).arg(mode);
         }
         Command::Release { held, keep } => {
-            let message = held.map(|token| Message { token, database: route.database });
-            // A lock that was never held nobody waits for.
-            let message = message.filter(|_| route.announces);
+            let message = held.and_then(|token| notice(token, keep, route));
             let channel = if message.is_some() { send_log.key.channel.as_str() } else { "" };
             let again = held.is_some() && route.delivery == Delivery::AnyTimes;
             cmd.arg(owner).arg(id).arg(channel).arg(fence.as_ref().and(held).unwrap_or_default());
-            cmd.arg(keep.map_or(0, millis));
+            cmd.arg(keep.map_or(0, |keep| millis(keep.time)));
             match message {
                 Some(message) => cmd.arg(message),
                 None => cmd.arg(""),
             };
-            cmd.arg(if again { "again" } else { "" });
+            cmd.arg(if again { "again" } else { "" }).arg(keep.map(|keep| keep.mark.text()));
         }
         Command::Inspect => {}
     }
     cmd
+}
+
+/// What a release announces. For a lock that was never held, and for what is kept, nobody is woken.
+fn notice(token: u64, keep: Option<Keep>, route: Route) -> Option<Message> {
+    let tells = route.announces && keep.is_none_or(Keep::is_announced);
+    tells.then_some(Message { token, database: route.database })
 }
 
 fn set(send_log: &SendLog, ttl: Duration) -> Cmd {
@@ -134,11 +138,11 @@ pub(super) fn decode(reply: &Value) -> Result<Answer, RedisError> {
         Value::Array(fields) => match fields.as_slice() {
             [Value::Int(1), token] => number(token).map(|token| Answer::Granted { token }),
             [Value::Int(2), token, pttl] => ours(token, pttl),
-            [Value::Int(code @ (0 | 6)), Value::Int(pttl), holder] => {
-                refused(*pttl, holder, None, *code == 6)
+            [Value::Int(code @ (0 | 6 | 7)), Value::Int(pttl), holder] => {
+                refused(*code, *pttl, holder, None)
             }
-            [Value::Int(code @ (0 | 6)), Value::Int(pttl), holder, name] => {
-                refused(*pttl, holder, Some(name), *code == 6)
+            [Value::Int(code @ (0 | 6 | 7)), Value::Int(pttl), holder, name] => {
+                refused(*code, *pttl, holder, Some(name))
             }
             [Value::Int(-1)] => Some(Answer::Gone),
             [Value::Int(-2)] => Some(Answer::Ended),
@@ -167,13 +171,18 @@ fn ours(token: &Value, pttl: &Value) -> Option<Answer> {
     Some(Answer::Ours { token: number(token)?, expires_in })
 }
 
-fn refused(pttl: i64, holder: &Value, name: Option<&Value>, is_owners: bool) -> Option<Answer> {
+fn refused(code: i64, pttl: i64, holder: &Value, name: Option<&Value>) -> Option<Answer> {
     let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
     let holder = String::from_utf8_lossy(bytes(holder)?).into_owned();
     // Whoever else writes values of this form need not keep to what a name may be.
     let name = name.and_then(bytes).and_then(|name| str::from_utf8(name).ok());
     let name = name.filter(|name| is_name(name)).map(str::to_owned);
-    Some(Answer::Refused { expires_in, holder, name, is_owners })
+    let whose = match code {
+        6 => Whose::Owners,
+        7 => Whose::Nobodys,
+        _ => Whose::Anothers,
+    };
+    Some(Answer::Refused { expires_in, holder, name, whose })
 }
 
 fn released(counter: &Value, how: impl FnOnce(u64) -> Released) -> Option<Answer> {
@@ -269,7 +278,8 @@ mod tests {
     fn a_holder_without_expiry_is_refused_without_a_time() {
         let reply = Value::Array(vec![int(0), int(-1), Value::BulkString(b"ab".to_vec())]);
         let (holder, name) = ("ab".into(), None);
-        let refused = Answer::Refused { expires_in: None, holder, name, is_owners: false };
+        let whose = Whose::Anothers;
+        let refused = Answer::Refused { expires_in: None, holder, name, whose };
         assert_eq!(decode(&reply).unwrap(), refused);
     }
 
@@ -363,7 +373,7 @@ mod tests {
             match decode(&reply) {
                 // What took the lock.
                 Ok(Answer::Granted { .. }) if matches!(reply, Value::Okay | Value::Int(_)) => {}
-                Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-3..=6)))),
+                Ok(_) => prop_assert!(matches!(starts_with, Some(Value::Int(-3..=7)))),
                 Err(error) => prop_assert_eq!(error.kind(), ErrorKind::UnexpectedReturnType),
             }
         }
@@ -376,10 +386,10 @@ mod tests {
             let expires_in = u64::try_from(pttl).ok().map(Duration::from_millis);
             let refused = Value::Array(vec![int(0), int(pttl), bulk.clone()]);
             let holder = String::from_utf8_lossy(&holder).into_owned();
-            let (name, is_owners) = (None, false);
+            let (name, whose) = (None, Whose::Anothers);
             prop_assert_eq!(
                 decode(&refused).unwrap(),
-                Answer::Refused { expires_in, holder, name, is_owners }
+                Answer::Refused { expires_in, holder, name, whose }
             );
             let granted = decode(&Value::Array(vec![int(1), int(token)])).ok();
             prop_assert_eq!(granted, u64::try_from(token).ok().map(|token| Answer::Granted { token }));
