@@ -10,6 +10,7 @@ use crate::{
     types::{
         attempt_id::AttemptId,
         error::{NodeError, Result},
+        key::Key,
         ticket::LockTicket,
         token::{FencingToken, Mark, OwnerToken},
     },
@@ -221,7 +222,11 @@ impl NodeHealth {
 
 /// Asks every node what it knows of a key.
 pub(crate) async fn inspect(keeper: &Keeper, key: String) -> Result<LockStatus> {
-    let key = keeper.key(key, keeper.settings.fencing(keeper.settings.unfenced))?;
+    inspect_key(keeper, keeper.key(key, keeper.settings.fencing(keeper.settings.unfenced))?).await
+}
+
+/// The same, of a key that is fenced or not.
+pub(crate) async fn inspect_key(keeper: &Keeper, key: Key) -> Result<LockStatus> {
     keeper.check_runtime()?;
     let (nodes, quorum) = (&keeper.quorum, keeper.quorum.needed());
     let send_log = SendLog::new(key.into(), OwnerToken::found(b""), AttemptId::EMPTY, nodes.len());

@@ -76,6 +76,7 @@
 
 mod acquire;
 mod claim;
+mod election;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod host;
@@ -96,6 +97,7 @@ mod simulation;
 pub use {deadpool_redis, redis};
 
 pub use crate::{
+    election::{Election, Leader, LeaderWatch},
     inspect::{LockStatus, NodeHealth, NodeVote},
     lock::{
         any_request::LockAnyRequest,

@@ -4,6 +4,7 @@ pub(crate) mod claim_guard;
 pub(crate) mod extend;
 pub(crate) mod grant;
 pub(crate) mod ledger;
+pub(crate) mod observers;
 pub(crate) mod outage;
 pub(crate) mod queue;
 pub(crate) mod quorum;

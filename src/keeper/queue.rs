@@ -17,7 +17,10 @@ pub(crate) use self::{
 };
 use crate::{
     host::sync::lock,
-    keeper::outage::{Health, Outage},
+    keeper::{
+        observers::{Hearing, Observers},
+        outage::{Health, Outage},
+    },
     types::key::{Key, LONGEST_KEY},
 };
 
@@ -25,6 +28,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
     state: Mutex<State>,
+    observers: Observers,
 }
 
 #[derive(Debug, Default)]
@@ -76,9 +80,15 @@ impl Queues {
         Place { waiting: self.clone(), queue: name, waiter, wakeup, is_first, arrival }
     }
 
+    /// Hears of a key's releases without standing in its queue, as long as the returned value lives.
+    pub(crate) fn observe(&self, key: &Key) -> Arc<Hearing> {
+        self.observers.observe(&key.name)
+    }
+
     /// Notes that the lock with this fencing token was released, and wakes the head of the queue: for the first
     /// who tells it, and once more `at_first`, for the node that the head will ask first.
     pub(crate) fn released(&self, key: &str, token: u64, at_first: impl Fn() -> bool) {
+        self.observers.tell(key, Some(token));
         lock(&self.state).each_about(key, |queue, slot| {
             let release = Some((slot.cloned(), token));
             if queue.released != release {
@@ -94,6 +104,7 @@ impl Queues {
 
     /// Has the head of the queue look once more: something may have been missed.
     pub(crate) fn doubt(&self, key: &str) {
+        self.observers.tell(key, None);
         lock(&self.state).each_about(key, |queue, _| {
             queue.news.doubts += 1;
             queue.wake_head();
@@ -135,6 +146,8 @@ impl Queues {
         let mut state = lock(&self.state);
         state.closed = true;
         state.in_order().into_iter().for_each(|queue| queue.wake_all());
+        drop(state);
+        self.observers.tell_all();
     }
 }
 

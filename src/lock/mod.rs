@@ -8,6 +8,6 @@ pub(crate) mod options;
 pub(crate) mod request;
 pub(crate) mod set;
 pub(crate) mod set_request;
-mod setters;
+pub(crate) mod setters;
 mod take;
 pub(crate) mod watch;

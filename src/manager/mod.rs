@@ -10,6 +10,7 @@ use self::builder::number;
 use crate::Error;
 use crate::{
     acquire::take_over,
+    election::Election,
     inspect::{self, LockStatus, NodeHealth},
     keeper::Keeper,
     lock::{
@@ -156,6 +157,24 @@ impl LockManager {
 
     fn any_of(&self, names: Result<BTreeSet<String>, String>) -> LockAnyRequest {
         LockAnyRequest::new(self.keeper.clone(), names, Options::new(&self.keeper.settings))
+    }
+
+    /// Holds an election of this name: of all who campaign, one leads at a time. The name is a key, so that nothing else
+    /// should be locked under it.
+    ///
+    /// Nothing is checked or sent before somebody campaigns or looks.
+    ///
+    /// ```
+    /// # use redlatch::LockManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> redlatch::Result<()> {
+    /// let election = LockManager::in_memory().election("scheduler");
+    /// let guard = election.campaign().await?;
+    /// guard.while_held(async { /* what the leader does */ }).await?;
+    /// # Ok(()) }
+    /// ```
+    #[doc(alias("leader", "leadership"))]
+    pub fn election(&self, name: impl Into<String>) -> Election {
+        Election::new(self.keeper.clone(), name.into())
     }
 
     /// Takes over the lock of a ticket, with the same owner and fencing tokens, and extends it to the ticket's TTL.

@@ -4,9 +4,9 @@ use std::fmt::Debug;
 use std::future::{Future, IntoFuture};
 
 use redlatch::{
-    ClockDrift, Error, FencingToken, LockGuard, LockManager, LockManagerBuilder, LockRequest,
-    LockStatus, LockTicket, Loss, LossReason, Lost, Node, NodeError, NodeHealth, NodeVote,
-    OwnerToken, RenewalEvent, Retry, WhileHeld,
+    ClockDrift, Election, Error, FencingToken, Leader, LeaderWatch, LockGuard, LockManager,
+    LockManagerBuilder, LockRequest, LockStatus, LockTicket, Loss, LossReason, Lost, Node,
+    NodeError, NodeHealth, NodeVote, OwnerToken, RenewalEvent, Retry, WhileHeld,
 };
 
 use crate::support::{Site, everywhere, secs};
@@ -40,6 +40,9 @@ fn every_public_type_goes_anywhere() {
     check::<RenewalEvent>();
     check::<LossReason>();
     check::<Loss>();
+    check::<Election>();
+    check::<Leader>();
+    check::<LeaderWatch>();
     check::<Error>();
 }
 

@@ -36,6 +36,7 @@ mod counts;
 mod dedicated;
 mod drop_order;
 mod drops;
+mod elections;
 mod examples;
 mod extend;
 mod faults;
