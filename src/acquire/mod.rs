@@ -54,7 +54,7 @@ pub(crate) async fn acquire(
     let mut acquire = Acquire {
         deadline: limits.wait_timeout.and_then(|wait| limits.began.checked_add(wait)),
         record: Acquiring::begin(spec.label),
-        queue: queue_name(any.as_ref().map_or(from_ref(&spec.key), AnyOf::keys)),
+        queue: queue_name(any.as_ref().map_or_else(|| from_ref(&spec.key), AnyOf::keys)),
         keeper,
         spec,
         any,
@@ -212,7 +212,7 @@ impl Acquire<'_> {
     }
 
     fn keys(&self) -> &[Arc<Key>] {
-        self.any.as_ref().map_or(from_ref(&self.spec.key), AnyOf::keys)
+        self.any.as_ref().map_or_else(|| from_ref(&self.spec.key), AnyOf::keys)
     }
 
     fn listen(&mut self) {

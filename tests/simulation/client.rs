@@ -117,16 +117,7 @@ impl Worker {
             return self.turn_for_any().await;
         }
         let key = dice.pick(&setting.plan.keys).clone();
-        let ways =
-            [Way::Acquire, Way::Acquire, Way::Acquire, Way::AcquireWithin, Way::AcquireRetrying];
-        let way = match dice.from(0..10) {
-            0 => Way::TryAcquire,
-            1 => Way::AcquireOrExtend,
-            2 => Way::Run,
-            3..=8 if setting.plan.kind.completes() => Way::RunOnce,
-            3..=6 if setting.plan.kind.shares() => Way::AcquireOrExtend,
-            _ => *dice.pick(&ways),
-        };
+        let way = self.way();
         let (request, is_chosen) = self.request(&key, way);
         let joins = is_chosen && matches!(way, Way::AcquireOrExtend);
         let began = now();
@@ -158,6 +149,20 @@ impl Worker {
                 self.hold(guard).await;
             }
             outcome => self.tell(outcome.map(|outcome| outcome.map(drop))),
+        }
+    }
+
+    fn way(&self) -> Way {
+        let (setting, dice) = (&self.setting, &self.setting.dice);
+        let ways =
+            [Way::Acquire, Way::Acquire, Way::Acquire, Way::AcquireWithin, Way::AcquireRetrying];
+        match dice.from(0..10) {
+            0 => Way::TryAcquire,
+            1 => Way::AcquireOrExtend,
+            2 => Way::Run,
+            3..=8 if setting.plan.kind.completes() => Way::RunOnce,
+            3..=6 if setting.plan.kind.shares() => Way::AcquireOrExtend,
+            _ => *dice.pick(&ways),
         }
     }
 

@@ -90,15 +90,9 @@ pub(super) fn encode(
             cmd.arg(owner).arg(millis(ttl)).arg(proposal).arg(kept_for(ttl)).arg(id);
         }
         Command::Touch { ttl, token, mode } => {
-            let mode = match mode {
-                Touch::Raise => "raise",
-                Touch::Extend => "extend",
-                Touch::Heal => "heal",
-                Touch::Adopt => "adopt",
-            };
             cmd.arg(owner).arg(ttl.map_or(0, millis)).arg(token);
             cmd.arg(kept_for(ttl.unwrap_or_default()));
-            cmd.arg(id).arg(mode);
+            cmd.arg(id).arg(text_of(mode));
         }
         Command::Release { held, keep } => {
             let message = held.and_then(|token| notice(token, keep, route));
@@ -115,6 +109,15 @@ pub(super) fn encode(
         Command::Inspect => {}
     }
     cmd
+}
+
+const fn text_of(mode: Touch) -> &'static str {
+    match mode {
+        Touch::Raise => "raise",
+        Touch::Extend => "extend",
+        Touch::Heal => "heal",
+        Touch::Adopt => "adopt",
+    }
 }
 
 /// What a release announces. For a lock that was never held, and for what is kept, nobody is woken.
