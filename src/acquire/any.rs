@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -44,8 +44,8 @@ pub(crate) struct Tactics {
 /// What the nodes say of a lock that nobody has tried to take.
 enum Look {
     Free,
-    /// Held, until it ends by itself, by the owner in this value.
-    Held(Option<Duration>, OwnerToken),
+    /// Held, until it ends by itself, by the owner in this value, as a majority says or one node alone.
+    Held(Option<Duration>, OwnerToken, Health),
     Unknown,
 }
 
@@ -78,7 +78,9 @@ impl AnyOf {
         let mut tries = 0;
         for (index, look) in self.look_beside(guess, keeper, &tactics).await {
             match look {
-                Look::Held(expires_in, value) => missed.add(self.held(index, expires_in, &value)),
+                Look::Held(expires_in, value, health) => {
+                    missed.add(self.held(index, expires_in, &value, health));
+                }
                 Look::Free | Look::Unknown if tries == MOST_TRIES => missed.is_brief = true,
                 Look::Free | Look::Unknown => {
                     tries += 1;
@@ -100,9 +102,9 @@ impl AnyOf {
 
     /// The lock to try first, if one may be free.
     fn guess(&self, keeper: &Keeper, freed: Option<&str>) -> Option<usize> {
+        let held = keeper.ledger.held_here(&self.0);
         let freed = freed.and_then(|freed| self.0.iter().position(|key| &*key.name == freed));
-        freed.or_else(|| {
-            let held = keeper.ledger.held_here(&self.0);
+        freed.filter(|&index| !held[index]).or_else(|| {
             let others: Vec<usize> = (0..held.len()).filter(|&index| !held[index]).collect();
             others.get(random::index(others.len())).copied()
         })
@@ -122,10 +124,11 @@ impl AnyOf {
         let attempt = attempt(keeper, spec, tactics.ask_order, tactics.until).instrument(span);
         match attempt.await {
             Ok(armed) => Ok(Some(armed)),
-            // A cluster may be without some of its keys.
+            // Its key alone may be of no use, or out of reach where a cluster has lost some of them.
             Err(refusal)
                 if refusal.error.is_contended()
-                    || refusal.error.is_unavailable() && keeper.quorum.has_cluster() =>
+                    || matches!(refusal.health, Health::Unfit)
+                    || refusal.health.is_out() && keeper.quorum.has_cluster() =>
             {
                 missed.add(refusal);
                 Ok(None)
@@ -134,7 +137,7 @@ impl AnyOf {
         }
     }
 
-    /// Looks at all locks but that one, in one round trip. What looks free comes first, from a random one on, so that
+    /// Looks at all locks but that one. What looks free comes first, from a random one on, so that
     /// those who look at the same time do not all try the same.
     async fn look_beside(
         &self,
@@ -147,7 +150,8 @@ impl AnyOf {
         let looks = all
             .filter(|&index| Some(index) != tried)
             .map(async |index| (index, look(keeper, &self.0[index], tactics).await));
-        let mut looks = join_all(looks).await;
+        // Not all at a time: others have something to ask, too.
+        let mut looks: Vec<_> = stream::iter(looks).buffered(LOOKS_AT_A_TIME).collect().await;
         looks.sort_by_key(|(_, look)| match look {
             Look::Free => 0,
             Look::Unknown => 1,
@@ -156,12 +160,18 @@ impl AnyOf {
         looks
     }
 
-    fn held(&self, index: usize, retry_after: Option<Duration>, value: &OwnerToken) -> Refusal {
+    fn held(
+        &self,
+        index: usize,
+        retry_after: Option<Duration>,
+        value: &OwnerToken,
+        health: Health,
+    ) -> Refusal {
         let holder = value.holder().map(str::to_owned);
         let is_done = value.mark() == Some(Mark::Done);
         let key = self.0[index].name.to_string();
         let error = Error::AlreadyHeld { key, retry_after, holder, is_done };
-        Refusal { error, is_brief: false, is_split: false, health: Health::Unknown }
+        Refusal { error, is_brief: false, is_split: false, health }
     }
 }
 
@@ -180,7 +190,7 @@ async fn look(keeper: &Arc<Keeper>, key: &Arc<Key>, tactics: &Tactics) -> Look {
         let look = async move { quorum.client(node).ask(&send_log, Command::Inspect).await };
         round.push(node, sent, look);
     }
-    let (mut free, mut taken) = (0, Vec::new());
+    let (mut free, mut taken, began) = (0, Vec::new(), Instant::now());
     while let Some(Reply { answer, .. }) = round.next().await {
         match answer {
             Ok(Answer::Seen(KeyState { value: Some(value), expires_in, .. })) => {
@@ -193,7 +203,10 @@ async fn look(keeper: &Arc<Keeper>, key: &Arc<Key>, tactics: &Tactics) -> Look {
             && let Some((end, value)) = taken.iter().min_by_key(|(end, _)| *end)
         {
             let expires_in = Some(*end).filter(|end| *end < Duration::MAX);
-            return Look::Held(expires_in, value.clone());
+            let is_majority = taken.len() + free >= quorum.needed();
+            let health = if is_majority { Health::Answering } else { Health::Unknown };
+            keeper.queues.note(key, began, &health);
+            return Look::Held(expires_in, value.clone(), health);
         }
         if free > asked.len() - needed {
             return Look::Free;
@@ -207,13 +220,23 @@ async fn look(keeper: &Arc<Keeper>, key: &Arc<Key>, tactics: &Tactics) -> Look {
 struct Missed {
     soonest: Option<Refusal>,
     is_brief: bool,
-    is_answered: bool,
+    /// What it says of the nodes that a majority answered for one of the locks, or that none did.
+    health: Option<Health>,
 }
 
 impl Missed {
-    fn add(&mut self, refusal: Refusal) {
+    fn add(&mut self, mut refusal: Refusal) {
         self.is_brief |= refusal.is_brief;
-        self.is_answered |= matches!(refusal.health, Health::Answering);
+        if refusal.error.is_contended() {
+            match std::mem::replace(&mut refusal.health, Health::Unknown) {
+                Health::Answering => self.health = Some(Health::Answering),
+                // One node's word that a lock is held does not hide that the others are silent.
+                Health::Out(shortage) if self.health.is_none() => {
+                    self.health = Some(Health::Out(shortage));
+                }
+                _ => {}
+            }
+        }
         if self.soonest.as_ref().is_none_or(|soonest| ends_in(&refusal) < ends_in(soonest)) {
             self.soonest = Some(refusal);
         }
@@ -222,7 +245,8 @@ impl Missed {
     #[expect(clippy::expect_used, reason = "a group has keys, and each was refused")]
     fn into_refusal(self) -> Refusal {
         let refusal = self.soonest.expect("some lock was refused");
-        let health = if self.is_answered { Health::Answering } else { refusal.health };
+        let is_contended = refusal.error.is_contended();
+        let health = self.health.filter(|_| is_contended).unwrap_or(refusal.health);
         Refusal { is_brief: self.is_brief, health, ..refusal }
     }
 }
@@ -235,5 +259,7 @@ fn ends_in(refusal: &Refusal) -> (bool, Duration) {
     }
 }
 
+/// How many locks are looked at in one round trip.
+const LOOKS_AT_A_TIME: usize = 16;
 /// How many locks that look free are tried before others are given the time to make up their minds.
 const MOST_TRIES: usize = 3;

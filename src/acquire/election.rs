@@ -64,8 +64,9 @@ impl<'a> Election<'a> {
             armed,
             claim,
             nodes,
-            proposal: clock::proposal(),
+            // In this order: the age of the proposal is counted from here.
             began: clock::now(),
+            proposal: clock::proposal(),
             ask_order: AskOrder::AllAtOnce,
             asked: smallvec![false; count],
             reports: smallvec![Report::Awaited; count],

@@ -295,7 +295,21 @@ impl Shared {
     /// Subscribes to what is wanted and not subscribed yet. Whoever waits for it must look once more: the
     /// release may have come in between.
     async fn subscribe(&self, wire: &mut MultiplexedConnection) -> Result<(), Failure> {
-        for key in self.with(SubscriptionState::Missing, |_| true) {
+        let (missing, mut heard) = (self.with(SubscriptionState::Missing, |_| true), Vec::new());
+        let outcome = self.subscribe_to(missing, wire, &mut heard).await;
+        // All at once: whoever waits for any of many keys would look as often as there are keys.
+        heard.iter().for_each(|key| (self.on_notice)(self.index, key, Notice::Missed));
+        outcome
+    }
+
+    /// Subscribes to these, and tells to which it has, or must not.
+    async fn subscribe_to(
+        &self,
+        missing: Vec<Arc<Key>>,
+        wire: &mut MultiplexedConnection,
+        heard: &mut Vec<Arc<Key>>,
+    ) -> Result<(), Failure> {
+        for key in missing {
             let reply = self.bounded(wire.subscribe(&key.channel)).await;
             let subscription = match reply {
                 Ok(()) => SubscriptionState::Confirmed,
@@ -308,7 +322,7 @@ impl Shared {
             if let Some(wanted) = lock(&self.state).wanted.get_mut(&key.channel) {
                 wanted.subscription = subscription;
             }
-            (self.on_notice)(self.index, &key, Notice::Missed);
+            heard.push(key);
         }
         Ok(())
     }
